@@ -1,0 +1,49 @@
+# Everything runs from .venv, which the first target makes from the hash-locked requirements.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help demo test lint types imports tests data lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Chiron needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP) ## train on real handwritten digits, from secret code and secret data to answers
+	$(BIN)/chiron demo
+
+test: $(STAMP) lint types imports tests ## lint, types, import contracts, tests
+
+lint: $(STAMP) ## ruff, all rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy chiron wasm_sandbox enclave paramserver tests
+
+imports: $(STAMP) ## who may import whom
+	$(BIN)/lint-imports
+
+tests: $(STAMP) ## the tests, with branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+lock: ## write the locked requirements again (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+		pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+		--extra build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .demo build dist .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The command line: one file a command. Exit codes: 0 done, 1 refused or failed, 2 wrong usage."""

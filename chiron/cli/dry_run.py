@@ -1,0 +1,73 @@
+"""`chiron dry-run`: runs a guest on the operator's own data with everything visible."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from chiron.cli.output import add_command
+from chiron.parties.data import load_dataset
+from chiron.parties.dry_run import dry_run
+from chiron.policy.loader import spec_folder
+
+if TYPE_CHECKING:
+    import argparse
+
+    from chiron.cli.output import Commands, Output
+    from chiron.parties.dry_run import DryRun
+
+STEPS = 50
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "dry-run",
+        help_text="run a guest on your own data, with everything visible and nothing secret",
+        example="chiron dry-run examples/mlp-c/build/guest.wasm --data examples/data/digits.npz",
+    )
+    parser.add_argument("guest", type=Path, metavar="GUEST", help="WebAssembly from `chiron build`")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="NPZ file or folder of IDX files"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="training steps to try (default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace, output: Output) -> None:
+    """Run configure, create and some steps."""
+    outcome = dry_run(
+        chosen.guest.read_bytes(),
+        load_dataset(chosen.data),
+        policy_bytes=(spec_folder() / "policy.toml").read_bytes(),
+        seed=chosen.seed,
+        steps=chosen.steps,
+    )
+    output.result(asdict(outcome), describe(outcome))
+
+
+def describe(outcome: DryRun) -> str:
+    """Return a dry run in words."""
+    header, plan = (asdict(part) for part in (outcome.header, outcome.plan))
+    losses = outcome.losses or (float("nan"),)
+    rows = [
+        "configure  " + "  ".join(f"{name} {value}" for name, value in header.items()),
+        f"           fuel {outcome.configure_fuel}  log: {outcome.log.strip() or '(none)'}",
+        "create     " + "  ".join(f"{name} {value}" for name, value in plan.items()),
+        f"           fuel {outcome.create_fuel}  {outcome.create_ms:.0f} of {header['create_ms'] // 2} ms",
+        f"network    {outcome.parameters} parameters of a size class of {header['parameters']}",
+        f"steps      {len(outcome.losses)} tried, {outcome.step_ms:.1f} ms each",
+        f"           loss {losses[0]:.3f} to {losses[-1]:.3f}",
+    ]
+    if outcome.step_ms > header["slot_ms"] / 2:
+        rows.append(
+            "warning    a step takes over half of slot_ms: declare longer slots, or training may not finish"
+        )
+    return escape("\n".join(rows))

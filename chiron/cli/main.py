@@ -1,0 +1,70 @@
+"""Parses the command line and turns every expected error into one sentence and exit code 1."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from chiron import __version__
+from chiron.cli import build, demo, dry_run, jobs, operator, reference, up, user
+from chiron.cli.output import Output
+from chiron.graph import GraphError
+from chiron.guest_api.errors import GuestApiError
+from chiron.launch.errors import LaunchError
+from chiron.parties.errors import PartyError
+from chiron.policy.types import PolicyError
+from chiron.serving.errors import ServingError
+from chiron.training.errors import TrainingError
+from enclave import EnclaveError
+from wasm_sandbox import SandboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = (demo, up, operator, user, jobs, build, dry_run, reference)
+EXPECTED = (
+    PartyError,
+    LaunchError,
+    TrainingError,
+    GuestApiError,
+    GraphError,
+    PolicyError,
+    ServingError,
+    EnclaveError,
+    SandboxError,
+)
+DONE, FAILED = 0, 1
+EXAMPLE = "example:\n  chiron demo            the whole job on real data, on this machine, in a minute"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="chiron",
+        description="Secret training code meets secret data; neither owner sees the other's.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"chiron {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.register(commands)
+    chosen = parser.parse_args(arguments)
+    output = Output(as_json=chosen.json)
+    try:
+        chosen.run(chosen, output)
+    except EXPECTED as error:
+        return _failed(str(error), as_json=chosen.json)
+    except OSError as error:
+        return _failed(f"{error.filename or 'the system'}: {error.strerror}", as_json=chosen.json)
+    except KeyboardInterrupt:
+        return _failed("interrupted; nothing is half-written", as_json=chosen.json)
+    return DONE
+
+
+def _failed(text: str, *, as_json: bool) -> int:
+    line = json.dumps({"error": text}) if as_json else f"chiron: {text}"
+    print(line, file=sys.stderr)
+    return FAILED

@@ -1,0 +1,22 @@
+"""ONNX admission, the gradient graph in standard operators, and the engines that run it."""
+
+from chiron.graph.admission import admit
+from chiron.graph.admitted import AdmittedGraph, GraphLimits, Parameter, TensorSpec
+from chiron.graph.engine import Engine, Predictor, StockEngine, inference_model
+from chiron.graph.errors import AdmissionError, GraphError
+from chiron.graph.gradient import training_model
+
+__all__ = [
+    "AdmissionError",
+    "AdmittedGraph",
+    "Engine",
+    "GraphError",
+    "GraphLimits",
+    "Parameter",
+    "Predictor",
+    "StockEngine",
+    "TensorSpec",
+    "admit",
+    "inference_model",
+    "training_model",
+]

@@ -1,0 +1,44 @@
+"""The only file that imports ONNX Runtime, with its telemetry switched off before the import."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from chiron.graph.errors import GraphError
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # 1.32 phones home otherwise; nothing else stops it
+
+import onnxruntime as ort
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FATAL_ONLY = 4
+
+
+def open_session(model: bytes, *, threads: int) -> ort.InferenceSession:
+    """Load a model on the CPU.
+
+    Args:
+        model: an ONNX model of this package's own making.
+        threads: threads inside an operator; operators run one after the other.
+
+    Raises:
+        GraphError: ONNX Runtime refuses it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = FATAL_ONLY
+    options.use_deterministic_compute = True
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no public base class
+        raise GraphError(f"ONNX Runtime does not load the graph ({type(error).__name__})") from error
+
+
+def bind_array(array: np.ndarray[Any, np.dtype[Any]]) -> Any:  # noqa: ANN401  ONNX Runtime ships no types
+    """Return ONNX Runtime's view of a contiguous array, without a copy; the array must outlive it."""
+    return ort.OrtValue.ortvalue_from_numpy(array)

@@ -1,0 +1,69 @@
+"""Writes the backward pass: collects nodes, constants, and each tensor's gradient contributions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import numpy_helper
+
+from chiron.graph.admitted import make_node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+
+    from chiron.graph.admitted import Shape
+    from chiron.graph.operators import AttributeValue
+
+
+class Tape:
+    """Nodes in order, shared constants, and gradients by the tensor they belong to."""
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self.shapes = dict(shapes)
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self._constants: dict[tuple[str, Shape, bytes], str] = {}
+        self._gradients: dict[str, list[str]] = {}
+
+    def op(
+        self, operator: str, inputs: Sequence[str], *, outputs: int = 1, **attributes: AttributeValue
+    ) -> str:
+        """Append a node; return the name of its first output (further ones end in .1, .2, ...)."""
+        name = f"g{len(self.nodes)}"
+        names = [name, *(f"{name}.{index}" for index in range(1, outputs))]
+        self.nodes.append(make_node(operator, inputs, names, attributes))
+        return name
+
+    def floats(self, *values: float) -> str:
+        """Return a float32 scalar, or a vector of several."""
+        array = np.array(values[0] if len(values) == 1 else values, dtype=np.float32)
+        return self._constant(array)
+
+    def ints(self, *values: int) -> str:
+        """Return an int64 vector."""
+        return self._constant(np.array(values, dtype=np.int64))
+
+    def _constant(self, array: np.ndarray[Shape, np.dtype[np.generic]]) -> str:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = f"k{len(self._constants)}"
+            self.tensors.append(numpy_helper.from_array(array, self._constants[key]))
+        return self._constants[key]
+
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """Append a reshape to a fixed shape."""
+        return self.op("Reshape", [name, self.ints(*shape)])
+
+    def add_gradient(self, tensor: str, contribution: str) -> None:
+        """Note one contribution to a tensor's gradient."""
+        self._gradients.setdefault(tensor, []).append(contribution)
+
+    def gradient(self, tensor: str) -> str | None:
+        """Return the sum of a tensor's contributions, or None where there is none."""
+        parts = self._gradients.get(tensor, [])
+        if len(parts) > 1:
+            self._gradients[tensor] = parts = [self.op("Sum", parts)]
+        return parts[0] if parts else None

@@ -1,0 +1,68 @@
+"""The process that runs a guest: reads one request, runs one export under the kernel, writes one answer.
+
+Started as `python -m chiron.guest_api.child` by chiron.guest_api.process, which kills it when its slot ends.
+It is part of the enclave; it opens no file or socket, and its pipes are the only way in and out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any, BinaryIO
+
+from chiron.guest_api.calls import HostCalls
+from chiron.guest_api.dataset import Dataset, Schema, decode_dataset
+from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
+from chiron.guest_api.wire import read_message, write_message
+from chiron.policy.loader import parse_policy
+from wasm_sandbox import Ending, Limits, run
+
+
+def main() -> None:
+    """Serve one request from standard input."""
+    inbox, outbox = sys.stdin.buffer, sys.stdout.buffer
+    loaded = read_message(inbox)
+    schema = Schema.from_dict(loaded["schema"])
+    plaintext = loaded["dataset"]
+    dataset = None if plaintext is None else decode_dataset(plaintext, schema)
+    write_message(outbox, {"ready": True})
+    request = read_message(inbox)
+    threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
+    write_message(outbox, _run(loaded, schema, dataset, request))
+
+
+def _end_with_parent(inbox: BinaryIO) -> None:
+    """End this process when the enclave that started it is gone: its end of the pipe closes then."""
+    inbox.read(1)
+    os._exit(1)
+
+
+def _run(
+    loaded: dict[str, Any], schema: Schema, dataset: Dataset | None, request: dict[str, Any]
+) -> dict[str, Any]:
+    policy = parse_policy(loaded["policy"])
+    monitor = Monitor(policy, state_from_dict(request["state"]))
+    calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
+    limits = Limits(
+        fuel=policy.limits.fuel,
+        memory_bytes=policy.limits.memory_bytes,
+        table_elements=policy.limits.table_elements,
+        stack_bytes=policy.limits.stack_bytes,
+        module_bytes=policy.limits.module_bytes,
+        output_bytes=policy.limits.memory_bytes,
+    )
+    outcome = run(loaded["guest"], export=request["export"], imports=calls.imports(), limits=limits)
+    if outcome.ending is not Ending.RETURNED or outcome.value != 0:
+        monitor.fault()
+    return {
+        "state": state_to_dict(monitor.state),
+        "ending": outcome.ending.value,
+        "value": outcome.value,
+        "fuel": outcome.fuel_used,
+        "detail": outcome.detail,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Runs a guest in a process of its own that is killed when its time is up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.monitor import state_from_dict, state_to_dict
+from chiron.guest_api.wire import read_message, write_message
+
+if TYPE_CHECKING:
+    from chiron.guest_api.dataset import Schema
+    from chiron.guest_api.monitor import Monitor
+
+OUT_OF_TIME = "out of time"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReport:
+    """How one run of a guest ended. Secret after taint: only a dry run may show it.
+
+    `ending` is an ending of the sandbox or "out of time", `value` the export's result, `fuel` what it used.
+    """
+
+    ending: str
+    value: int | None
+    fuel: int
+    detail: str
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether the guest returned zero."""
+        return self.ending == "returned" and self.value == 0
+
+    def explain(self, export: str) -> str:
+        """Say in a sentence what went wrong, for the operator alone."""
+        if self.ending == "returned":
+            return f"{export}() returned {self.value}: it must return 0"
+        text = f"{export}() ended: {self.ending}"
+        return f"{text} ({self.detail})" if self.detail else text
+
+
+class GuestProcess:
+    """One child process for one run of one export. A context manager: leaving it ends the child."""
+
+    def __init__(self, guest: bytes, *, policy: bytes, schema: Schema, dataset: bytes | None) -> None:
+        """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
+
+        Raises:
+            GuestApiError: the child refused the data set or died.
+        """
+        command = [sys.executable, "-m", "chiron.guest_api.child"]
+        self._child = subprocess.Popen(  # noqa: S603  our own module, no shell
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            self._send({"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset})
+            self._receive()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, export: str, monitor: Monitor, *, seed: bytes, deadline_ms: int) -> GuestReport:
+        """Run one export; afterwards `monitor` holds the state that the kernel reached.
+
+        A guest that is not done after `deadline_ms` is killed, and counts as faulted.
+        """
+        killer = threading.Timer(deadline_ms / 1000, self._child.kill)
+        killer.start()
+        try:
+            self._send({"export": export, "state": state_to_dict(monitor.state), "seed": seed})
+            answer = self._receive()
+        except GuestApiError:
+            monitor.fault()
+            return GuestReport(OUT_OF_TIME, None, 0, f"killed after {deadline_ms} ms, or out of memory")
+        finally:
+            killer.cancel()
+        monitor.state = state_from_dict(answer["state"])
+        return GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
+
+    def close(self) -> None:
+        """End the child, by its own id, and close the pipes."""
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # unsent bytes of a child that is gone
+                    pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._child.stdin is None:  # pragma: no branch  Popen was given a pipe
+            raise GuestApiError("the guest's process has no standard input")
+        try:
+            write_message(self._child.stdin, message)
+        except BrokenPipeError as error:
+            raise GuestApiError("the guest's process ended before it answered") from error
+
+    def _receive(self) -> dict[str, Any]:
+        if self._child.stdout is None:
+            raise GuestApiError("the guest's process has no standard output")
+        return read_message(self._child.stdout)

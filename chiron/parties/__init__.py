@@ -1,0 +1,1 @@
+"""What operator and user run: build, seal, appraise, submit, approve, query."""

@@ -1,0 +1,89 @@
+"""Reads a job's offer and receipt from the appraised lead, checks them, approves or refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chiron.parties.errors import PartyError
+from chiron.parties.platform import ask_lead
+from chiron.policy.header import encode_header
+from chiron.policy.loader import leaked_bits
+from chiron.training.agreement import Offer, Receipt, sign_approval, verify_approval
+from chiron.training.node import SIGNER
+from chiron.training.submission import PartyKey
+from enclave import EnclaveError, Evidence, appraise
+
+if TYPE_CHECKING:
+    from chiron.parties.home import Home
+    from chiron.parties.platform import Platform
+    from chiron.policy.types import Policy
+    from chiron.training.submission import JobId
+
+
+def fetch_offer(platform: Platform, home: Home, job: JobId, *, policy: Policy) -> Offer:
+    """Return the offer, checked against the policy that the party has read itself.
+
+    Raises:
+        PartyError: the lead refuses, or the offer is for another policy, party or cost than it says.
+    """
+    offer = Offer.from_dict(ask_lead(platform, home, {"ask": "offer", "job": job}))
+    key = home.signer.public_key().public_bytes_raw()
+    clearances = policy.observers.items()
+    bits = {name: leaked_bits(policy, label, epochs=offer.header.epochs) for name, label in clearances}
+    encode_header(policy.menus, offer.header)
+    if offer.policy != policy.digest:
+        raise PartyError(
+            "the offer is under another policy than yours: compare spec/policy.toml on both sides"
+        )
+    if offer.job != job or key not in {offer.operator, offer.user} or offer.bits != bits:
+        raise PartyError("the offer does not add up (job, party or bits): do not approve it")
+    return offer
+
+
+def approve(platform: Platform, home: Home, offer: Offer) -> None:
+    """Sign an offer and hand the signature to the lead.
+
+    Raises:
+        PartyError: the lead refuses.
+    """
+    signature = sign_approval(home.signer, offer)
+    ask_lead(platform, home, {"ask": "approve", "job": offer.job, "approval": signature})
+
+
+def refuse(platform: Platform, home: Home, job: JobId) -> None:
+    """Refuse an offer.
+
+    Raises:
+        PartyError: the lead says that it is too late, or too early.
+    """
+    ask_lead(platform, home, {"ask": "refuse", "job": job})
+
+
+def fetch_receipt(platform: Platform, home: Home, job: JobId) -> tuple[Receipt, dict[str, Any]]:
+    """Return a receipt and what it states.
+
+    Raises:
+        PartyError: the lead refuses, or the receipt does not verify.
+    """
+    receipt = Receipt.from_bytes(ask_lead(platform, home, {"ask": "receipt", "job": job}))
+    return receipt, verify_receipt(receipt, home)
+
+
+def verify_receipt(receipt: Receipt, home: Home) -> dict[str, Any]:
+    """Return what a receipt states, once its Evidence, its signature and both approvals hold.
+
+    Raises:
+        PartyError: its Evidence does not match the party's reference values.
+        TrainingError: a signature does not verify.
+    """
+    fields = receipt.stated()
+    try:
+        evidence = Evidence.from_bytes(fields["evidence"])
+        claims = appraise(evidence, home.reference, nonce=None, now=fields["finished_at"])
+    except EnclaveError as error:
+        raise PartyError(f"the receipt's Evidence is not trusted: {error}") from error
+    receipt.verify(claims.statements[SIGNER])
+    offer = Offer.from_dict(fields["offer"])
+    for party in (offer.operator, offer.user):
+        verify_approval(PartyKey(party), offer, bytes.fromhex(fields["approvals"][party.hex()]))
+    return fields

@@ -1,0 +1,113 @@
+"""Runs a guest on the operator's own data with everything visible: no enclave, no secrecy, no budget."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chiron.graph import GraphError, StockEngine
+from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.monitor import Monitor
+from chiron.guest_api.process import GuestProcess
+from chiron.parties.errors import PartyError
+from chiron.policy import kernel
+from chiron.policy.loader import parse_policy
+from chiron.training.create import admit_network, inspect_guest, run_configure
+from chiron.training.worker import Batches
+from wasm_sandbox import GuestRefusedError
+
+if TYPE_CHECKING:
+    from chiron.guest_api.dataset import Dataset
+    from chiron.guest_api.plan import Plan
+    from chiron.policy.header import Header
+
+SEED_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a guest did: its header, plan and size, fuel and time of each export, losses of some steps."""
+
+    header: Header
+    plan: Plan
+    parameters: int
+    log: str
+    configure_fuel: int
+    create_fuel: int
+    create_ms: float
+    step_ms: float
+    losses: tuple[float, ...]
+
+
+def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, steps: int) -> DryRun:
+    """Run both exports and then some training steps of one worker.
+
+    Args:
+        guest: the WebAssembly binary.
+        dataset: the operator's own or public data.
+        policy_bytes: the policy file.
+        seed: the job's public seed.
+        steps: how many training steps to try.
+
+    Raises:
+        PartyError: the guest is refused, fails, or emits what would be refused; the text says what and why.
+    """
+    policy = parse_policy(policy_bytes)
+    monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class))
+    raw_seed = seed.to_bytes(SEED_BYTES, "little")
+    try:
+        inspect_guest(policy, guest)
+        first = run_configure(policy_bytes, guest, dataset.schema, monitor=monitor, seed=raw_seed)
+        if not first.ok:
+            raise PartyError(first.explain("configure"))
+        frames = [event.content for event in monitor.finish_phase() if isinstance(event, kernel.Frame)]
+        header = monitor.state.header
+        if header is None:
+            raise PartyError("configure() declared no header: call header() with one entry of each menu")
+        monitor.finish_phase()
+        return _create(
+            guest, dataset, monitor=monitor, policy_bytes=policy_bytes, seed=seed, steps=steps, header=header,
+            so_far=(b"".join(frames).decode(errors="replace"), first.fuel),
+        )  # fmt: skip
+    except (GuestRefusedError, GuestApiError, GraphError) as error:
+        raise PartyError(f"the guest is refused: {error}") from error
+
+
+def _create(
+    guest: bytes,
+    dataset: Dataset,
+    *,
+    monitor: Monitor,
+    policy_bytes: bytes,
+    seed: int,
+    steps: int,
+    header: Header,
+    so_far: tuple[str, int],
+) -> DryRun:
+    encoded = encode_dataset(dataset)
+    with GuestProcess(guest, policy=policy_bytes, schema=dataset.schema, dataset=encoded) as process:
+        began = time.monotonic()
+        report = process.run(
+            "create", monitor, seed=seed.to_bytes(SEED_BYTES, "little"), deadline_ms=header.create_ms // 2
+        )
+        create_ms = 1000 * (time.monotonic() - began)
+    if not report.ok:
+        raise PartyError(report.explain("create"))
+    network = admit_network(monitor, header, dataset.schema)
+    engine = StockEngine(network.admitted, batch=header.batch, threads=1)
+    engine.parameters[:] = network.admitted.initial
+    batches = Batches(dataset, header, seed=seed, index=0)
+    losses, began = [], time.monotonic()
+    for step in range(steps):
+        losses.append(engine.run(*batches(step)))
+        engine.parameters -= (
+            network.plan.learning_rate * engine.gradient
+        )  # plain descent: a trial, not the plan
+    step_ms = 1000 * (time.monotonic() - began) / max(steps, 1)
+    log, fuel = so_far
+    return DryRun(
+        header, network.plan, network.admitted.parameter_count, log, fuel, report.fuel, create_ms, step_ms,
+        tuple(losses),
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""Encrypts a guest or a data set to the appraised lead and hands it to the platform."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chiron.guest_api.dataset import encode_dataset
+from chiron.parties.errors import PartyError
+from chiron.parties.platform import attested
+from chiron.training.create import inspect_guest
+from chiron.training.node import HPKE, Role
+from chiron.training.submission import (
+    GUEST_PADDED_BYTES,
+    JobId,
+    Kind,
+    draft_manifest,
+    write_submission,
+)
+from wasm_sandbox import GuestRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chiron.guest_api.dataset import Dataset
+    from chiron.parties.home import Home
+    from chiron.parties.platform import Platform
+    from chiron.policy.types import Policy
+    from chiron.training.submission import Manifest
+
+
+def new_job_id() -> JobId:
+    """Return a fresh random job id."""
+    return JobId(secrets.token_hex(16))
+
+
+def submit_guest(
+    platform: Platform, home: Home, *, policy: Policy, guest: bytes, job: JobId, seed: int
+) -> Manifest:
+    """Check a guest, encrypt it to the lead and upload it.
+
+    Raises:
+        PartyError: the guest is refused before it leaves the operator, or the lead or platform refuses.
+    """
+    try:
+        inspect_guest(policy, guest)
+    except GuestRefusedError as error:
+        raise PartyError(f"the guest is refused: {error}") from error
+    padded = -(-max(len(guest), 1) // GUEST_PADDED_BYTES) * GUEST_PADDED_BYTES
+    draft = draft_manifest(Kind.GUEST, job, signer=home.signer, seed=seed)
+    return _submit(platform, home, guest, draft=draft, padded_bytes=padded)
+
+
+def submit_dataset(
+    platform: Platform,
+    home: Home,
+    *,
+    dataset: Dataset,
+    job: JobId,
+    progress: Callable[[int], None] | None = None,
+) -> Manifest:
+    """Encrypt a data set to the lead and upload it; `progress` is told the bytes done so far.
+
+    Raises:
+        PartyError: the lead or the platform refuses.
+    """
+    plaintext = encode_dataset(dataset)
+    draft = draft_manifest(Kind.DATASET, job, signer=home.signer, schema=dataset.schema)
+    return _submit(platform, home, plaintext, draft=draft, padded_bytes=len(plaintext), progress=progress)
+
+
+def _submit(
+    platform: Platform,
+    home: Home,
+    plaintext: bytes,
+    *,
+    draft: Manifest,
+    padded_bytes: int,
+    progress: Callable[[int], None] | None = None,
+) -> Manifest:
+    with attested(platform, home, Role.LEAD) as channel:
+        if channel.peer is None:
+            raise PartyError("the lead showed no Evidence: it is not trusted")
+        recipient = channel.peer.statements[HPKE]
+    with tempfile.TemporaryDirectory(prefix="chiron-") as folder:  # it only ever holds ciphertext
+        path = Path(folder) / draft.kind.value
+        with path.open("w+b") as sink:
+            manifest = write_submission(
+                sink,
+                io.BytesIO(plaintext),
+                draft=draft,
+                signer=home.signer,
+                recipient=recipient,
+                padded_bytes=padded_bytes,
+                progress=progress,
+            )
+        platform.upload(draft.job, draft.kind.value, path)
+    return manifest

@@ -1,0 +1,1 @@
+"""One job inside the enclaves: lead, parameter server and workers, from submissions to the sealed model."""

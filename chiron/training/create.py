@@ -1,0 +1,148 @@
+"""Runs the guest's two exports in the lead: `configure` before taint, `create` after."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chiron.graph import AdmittedGraph, GraphError, GraphLimits, TensorSpec, admit
+from chiron.guest_api.calls import CALL_NAMES
+from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.plan import Plan, parse_plan
+from chiron.guest_api.process import GuestProcess, GuestReport
+from chiron.policy import kernel
+from chiron.training.sealed import graph_message_bytes
+from wasm_sandbox import GuestRefusedError, Limits, inspect
+
+if TYPE_CHECKING:
+    from chiron.guest_api.dataset import Schema
+    from chiron.guest_api.monitor import Monitor
+    from chiron.policy.header import Header
+    from chiron.policy.types import Policy
+    from chiron.training.inputs import Inputs
+    from chiron.training.node import Node
+
+EXPORTS = ("configure", "create")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a guest created, admitted: the graph as it came (for the workers to admit again) and the plan."""
+
+    graph: bytes
+    admitted: AdmittedGraph
+    plan: Plan
+
+
+def sandbox_limits(policy: Policy) -> Limits:
+    """Return the policy's limits in the sandbox's terms."""
+    limits = policy.limits
+    return Limits(
+        fuel=limits.fuel,
+        memory_bytes=limits.memory_bytes,
+        table_elements=limits.table_elements,
+        stack_bytes=limits.stack_bytes,
+        module_bytes=limits.module_bytes,
+        output_bytes=limits.memory_bytes,
+    )
+
+
+def inspect_guest(policy: Policy, guest: bytes) -> None:
+    """Refuse a guest that is no WebAssembly, asks for more than it may have, or lacks an export.
+
+    Raises:
+        GuestRefusedError: names the rule and the remedy; for the operator alone.
+    """
+    info = inspect(guest, granted=CALL_NAMES, limits=sandbox_limits(policy))
+    missing = [name for name in EXPORTS if name not in info.exports]
+    if missing:
+        raise GuestRefusedError(
+            f"the guest does not export {missing}: each takes nothing and returns one i32"
+        )
+
+
+def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
+    """Run `configure` on the schema alone and end its slot; return what the operator may read of it.
+
+    Afterwards `monitor.state.header` is the public header, or None where the guest was refused, failed or
+    declared none (the job has ended then).
+    """
+    problem = ""
+    try:
+        inspect_guest(node.policy, inputs.guest)
+        report = run_configure(
+            node.policy_bytes, inputs.guest, inputs.schema, monitor=monitor, seed=inputs.seed
+        )
+        problem = "" if report.ok else report.explain("configure")
+    except GuestRefusedError as error:
+        monitor.fault()
+        problem = str(error)
+    written = [e.content for e in monitor.finish_phase() if isinstance(e, kernel.Frame)]
+    text = b"".join(written).decode(errors="replace")
+    if monitor.state.header is None and not problem:
+        problem = "configure() declared no header: call header() with one entry of each menu"
+    return f"{text}\nrefused: {problem}".strip() if problem else text
+
+
+def run_configure(
+    policy_bytes: bytes, guest: bytes, schema: Schema, *, monitor: Monitor, seed: bytes
+) -> GuestReport:
+    """Run `configure` in a process that holds no data set."""
+    limits = monitor.policy.limits
+    with GuestProcess(guest, policy=policy_bytes, schema=schema, dataset=None) as process:
+        return process.run(
+            "configure", monitor, seed=seed, deadline_ms=limits.compile_ms + limits.configure_ms
+        )
+
+
+def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
+    """Run `create` on the data set in a slot of fixed length; None where it failed, which nobody may notice.
+
+    The guest has half of the slot; admission of its graph has the rest. This returns when the slot ends.
+    """
+    header = monitor.state.header
+    if header is None:
+        raise GuestApiError("create runs only after a header was declared")
+    with GuestProcess(
+        inputs.guest, policy=node.policy_bytes, schema=inputs.schema, dataset=inputs.plaintext
+    ) as process:
+        ends_at = time.monotonic() + header.create_ms / 1000
+        report = process.run("create", monitor, seed=inputs.seed, deadline_ms=header.create_ms // 2)
+    try:
+        network = admit_network(monitor, header, inputs.schema) if report.ok else None
+    except (GraphError, GuestApiError):
+        network = None  # deferred: it shows as the outcome at the end of the whole schedule, and in a dry run
+    time.sleep(max(0.0, ends_at - time.monotonic()))
+    return network
+
+
+def admit_network(monitor: Monitor, header: Header, schema: Schema) -> Network:
+    """Check what the guest wrote to its graph and plan sinks.
+
+    Raises:
+        GraphError: the graph is refused; names node, operator and rule.
+        GuestApiError: the plan or the graph is missing or malformed.
+    """
+    graph = monitor.state.sinks.get("graph", b"")
+    limits = graph_limits(header)
+    if len(graph) > limits.max_bytes:
+        raise GuestApiError(
+            f"the graph has {len(graph)} bytes, over {limits.max_bytes}: declare more parameters"
+        )
+    plan = parse_plan(monitor.state.sinks.get("plan", b""))
+    return Network(graph, admit_graph(graph, header, schema), plan)
+
+
+def graph_limits(header: Header) -> GraphLimits:
+    """Return what the public header allows a graph."""
+    return GraphLimits(max_bytes=graph_message_bytes(header) - 8, max_parameters=header.parameters)
+
+
+def admit_graph(graph: bytes, header: Header, schema: Schema) -> AdmittedGraph:
+    """Admit a graph for this header and schema.
+
+    Raises:
+        GraphError: see chiron.graph.admit.
+    """
+    return admit(graph, TensorSpec(schema.shape, schema.classes), limits=graph_limits(header))

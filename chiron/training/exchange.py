@@ -1,0 +1,136 @@
+"""The lead's end of training: prepares server and workers, starts the schedule, takes the result.
+
+Every message here has a size that depends on the public header alone, also when there is nothing to train.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chiron.guest_api.plan import Plan
+from chiron.training.errors import TrainingError
+from chiron.training.node import Address, Role
+from chiron.training.sealed import graph_message_bytes
+from chiron.training.wire import canonical, pad, parse_map, receive_map, send_map, unpad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from chiron.guest_api.dataset import Float32Array
+    from chiron.policy.header import Header
+    from chiron.training.agreement import Offer
+    from chiron.training.create import Network
+    from chiron.training.inputs import Inputs
+    from chiron.training.node import Node
+    from enclave import Channel
+
+PLAN_BYTES = 256
+SUMMARY_BYTES = 4096  # steps and up to 100 losses
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Where the platform says the other enclaves are, and its folder for ciphertext."""
+
+    workers: tuple[Address, ...]
+    server: Address
+    query: Address
+    store: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Attested channels to the enclaves that train one job."""
+
+    server: Channel
+    workers: tuple[Channel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What the parameter server hands back: flat float32 parameters of the whole size class, losses an epoch.
+
+    `complete` is False when a worker's graph failed, the optimiser diverged or the slots did not suffice.
+    """
+
+    parameters: Float32Array
+    losses: tuple[float, ...]
+    complete: bool
+
+
+def parameter_message_bytes(header: Header) -> int:
+    """Return the fixed size of a message that carries all parameters."""
+    return 4 * header.parameters + 8
+
+
+@contextmanager
+def prepare(node: Node, cell: Cell, offer: Offer, *, inputs: Inputs) -> Iterator[Team]:
+    """Appraise server and workers, give each what its part needs, and wait until all are ready.
+
+    Raises:
+        TrainingError: the deployment has too few workers, or one is not ready.
+        ChannelError: one cannot be reached or its Evidence does not hold.
+    """
+    if len(cell.workers) < offer.header.workers:
+        text = f"the header wants {offer.header.workers} workers, the deployment has {len(cell.workers)}"
+        raise TrainingError(f"{text}: start it with --workers {offer.header.workers}")
+    with ExitStack() as stack:
+        server = stack.enter_context(node.dial(cell.server, Role.SERVER))
+        _ask_ready(server, {"do": "prepare", "offer": offer.as_dict()})
+        workers = []
+        for index, address in enumerate(cell.workers[: offer.header.workers]):
+            worker = stack.enter_context(node.dial(address, Role.WORKER))
+            workers.append(worker)
+            _ask_ready(
+                worker,
+                {
+                    "do": "prepare",
+                    "offer": offer.as_dict(),
+                    "index": index,
+                    "server": list(cell.server),
+                    "dataset": str(inputs.dataset_path),
+                    "data_key": inputs.dataset_key,
+                },
+            )
+        yield Team(server, tuple(workers))
+
+
+def train(team: Team, offer: Offer, network: Network | None) -> Trained:
+    """Start the schedule and return what the parameter server has when it ends.
+
+    Without a network the schedule runs all the same, with empty frames.
+
+    Raises:
+        TrainingError: a worker or the server was lost.
+        ChannelError: the connection to one broke.
+    """
+    plan = b"" if network is None else canonical(asdict(network.plan))
+    initial = b"" if network is None else network.admitted.initial.astype("<f4").tobytes()
+    graph = b"" if network is None else network.graph
+    for worker in team.workers:
+        worker.send(pad(graph, graph_message_bytes(offer.header)))
+    team.server.send(pad(plan, PLAN_BYTES) + pad(initial, parameter_message_bytes(offer.header)))
+    answer = receive_map(team.server)
+    if "lost" in answer:
+        raise TrainingError(f"the exchange ended early: {answer['lost']}")
+    summary = parse_map(unpad(team.server.recv_exactly(SUMMARY_BYTES)))
+    raw = team.server.recv_exactly(parameter_message_bytes(offer.header))
+    parameters = np.frombuffer(unpad(raw), dtype="<f4")
+    return Trained(parameters, tuple(summary["losses"]), complete=summary["complete"])
+
+
+def parse_plan_message(message: bytes) -> Plan | None:
+    """Return the plan inside a padded message, or None where there is nothing to train."""
+    content = unpad(message)
+    return Plan(**parse_map(content)) if content else None
+
+
+def _ask_ready(channel: Channel, request: dict[str, object]) -> None:
+    send_map(channel, request)
+    if receive_map(channel) != {"ready": True}:
+        raise TrainingError("an enclave of this deployment is not ready to train: see `chiron up`")

@@ -1,0 +1,128 @@
+"""One job in the lead: from two submissions to a sealed model, phase by phase under the monitor."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chiron.guest_api.monitor import Monitor
+from chiron.policy import kernel
+from chiron.policy.kernel import StopReason
+from chiron.training.agreement import make_offer
+from chiron.training.closing import Closing, close_job
+from chiron.training.create import configure, create
+from chiron.training.exchange import Cell, prepare, train
+from chiron.training.inputs import Inputs, StopError, open_inputs
+from chiron.training.results import evaluate
+
+if TYPE_CHECKING:
+    from chiron.training.agreement import Offer
+    from chiron.training.node import Node
+    from chiron.training.submission import JobId, PartyKey
+
+APPROVAL_S = 24 * 3600.0
+SEAL_GRID_MS = 2000  # what training gave is published this long after the last slot, whatever it was
+
+
+@dataclass(slots=True)
+class JobRun:
+    """A job's progress in the lead, as its parties may read it."""
+
+    node: Node
+    cell: Cell
+    job: JobId
+    parties: tuple[PartyKey, ...] = ()
+    offer: Offer | None = None
+    approvals: dict[str, bytes] = field(default_factory=dict)
+    decided: threading.Event = field(default_factory=threading.Event)
+    refused: bool = False
+    operator_log: str = ""
+    closing: Closing | None = None
+    monitor: Monitor | None = None
+
+    def approve(self, party: PartyKey, signature: bytes) -> None:
+        """Note one party's approval; when all have approved, the job goes on."""
+        self.approvals[party.hex()] = signature
+        if {key.hex() for key in self.parties} == set(self.approvals):
+            self.decided.set()
+
+    def refuse(self) -> None:
+        """Note that a party refused: the job ends."""
+        self.refused = True
+        self.decided.set()
+
+    def run(self, guest: str, dataset: str) -> None:
+        """Drive the job to its end.
+
+        Args:
+            guest: path of the operator's submission on the platform's disk.
+            dataset: path of the user's submission.
+
+        Raises:
+            TrainingError, EnclaveError, GuestApiError, OSError: the platform lost something; the caller
+                stops the job.
+        """
+        try:
+            inputs = open_inputs(self.node, self.job, guest=Path(guest), dataset=Path(dataset))
+        except StopError as error:
+            self.stop(error.reason)
+            return
+        self.parties = (inputs.guest_manifest.party, inputs.dataset_manifest.party)
+        state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class)
+        self.monitor = Monitor(self.node.policy, state)
+        offer = self._agree(inputs, self.monitor)
+        if offer is not None:
+            self._train(inputs, self.monitor, offer=offer)
+
+    def _agree(self, inputs: Inputs, monitor: Monitor) -> Offer | None:
+        """Configure, publish the offer and wait for both parties; None when the job ended."""
+        self._phase("Configure", self.node.policy.limits.configure_ms)
+        self.operator_log = configure(self.node, inputs, monitor)
+        header = monitor.state.header
+        if header is None:
+            self.node.emit({"event": "ended", "job": self.job, "outcome": "no-header"})
+            return None
+        offer = make_offer(
+            self.node.policy, inputs.guest_manifest, dataset=inputs.dataset_manifest, header=header
+        )
+        self.offer = offer
+        self._phase("Approve", 0, offer=offer.as_dict())
+        if not self.decided.wait(APPROVAL_S) or self.refused:
+            self.stop(StopReason.PARTY_REFUSED)
+            return None
+        monitor.finish_phase()
+        return offer
+
+    def _train(self, inputs: Inputs, monitor: Monitor, *, offer: Offer) -> None:
+        self._phase("Create", offer.header.create_ms)
+        with prepare(self.node, self.cell, offer, inputs=inputs) as team:
+            network = create(self.node, inputs, monitor)
+            monitor.finish_phase()
+            self._phase("Train", monitor.state.ticks_left * offer.header.slot_ms)
+            trained = train(team, offer, network)
+        monitor.finish_phase()
+        publish_at = time.monotonic() + SEAL_GRID_MS / 1000
+        self._phase("Seal", SEAL_GRID_MS)
+        result = evaluate(network, trained, inputs.dataset)
+        self.closing = close_job(
+            self.node,
+            self.cell,
+            offer,
+            monitor=monitor,
+            result=result,
+            approvals=self.approvals,
+            publish_at=publish_at,
+        )
+
+    def stop(self, reason: StopReason) -> None:
+        """End the job early; everybody learns one of a closed list of reasons and nothing else."""
+        if self.monitor is not None:
+            self.monitor.stop(reason)
+        self.node.emit({"event": "stopped", "job": self.job, "reason": reason.name})
+
+    def _phase(self, phase: str, planned_ms: int, **public: Any) -> None:  # noqa: ANN401  JSON values
+        event = {"event": "phase", "job": self.job, "phase": phase, "planned_ms": planned_ms}
+        self.node.emit(event | public)

@@ -1,0 +1,77 @@
+"""What comes out of training: the model, its held-out accuracy, and the quantised values that may leave."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chiron.graph import GraphError, Predictor
+from chiron.guest_api.dataset import as_float
+from chiron.training.sealed import Model
+
+if TYPE_CHECKING:
+    from chiron.guest_api.dataset import Dataset
+    from chiron.training.create import Network
+    from chiron.training.exchange import Trained
+
+LOSS_STEP = 1 / 32  # 8 bits: 0 to 7.97; what is larger, or not a number, shows as the largest
+LOSS_TOP = 255
+ACCURACY_STEPS = 1000  # 10 bits: tenths of a percent
+EVALUATION_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A job's outcome before release: the model (None where it failed), accuracy and loss an epoch."""
+
+    model: Model | None
+    accuracy: float
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """Values in the widths that the policy declares: `trusted` once a job, one of `losses` an epoch."""
+
+    trusted: dict[str, int]
+    losses: tuple[int, ...]
+
+
+def evaluate(network: Network | None, trained: Trained, dataset: Dataset) -> Result:
+    """Measure a trained network on the held-out rows; a job that did not finish has no model."""
+    if network is None or not trained.complete:
+        return Result(None, 0.0, ())
+    parameters = trained.parameters[: network.admitted.parameter_count]
+    try:
+        accuracy = _accuracy(Predictor(network.admitted, parameters, threads=1), dataset)
+    except GraphError:
+        return Result(None, 0.0, ())
+    return Result(Model(network.graph, parameters), accuracy, trained.losses)
+
+
+def _accuracy(predictor: Predictor, dataset: Dataset) -> float:
+    hits = 0
+    for first in range(0, len(dataset.held_out_rows), EVALUATION_ROWS):
+        rows = as_float(dataset.held_out_rows[first : first + EVALUATION_ROWS])
+        answers = np.argmax(predictor.predict(rows), axis=1)
+        hits += int(np.count_nonzero(answers == dataset.held_out_targets[first : first + EVALUATION_ROWS]))
+    return hits / len(dataset.held_out_rows)
+
+
+def quantise_loss(loss: float) -> int:
+    """Return a loss in 8 bits."""
+    if not math.isfinite(loss):
+        return LOSS_TOP
+    return min(LOSS_TOP, max(0, round(loss / LOSS_STEP)))
+
+
+def quantise(result: Result, *, epochs: int) -> Quantised:
+    """Return a result in the policy's widths; always `epochs` losses, also where training failed."""
+    losses = [quantise_loss(loss) for loss in result.losses[:epochs]]
+    losses += [LOSS_TOP] * (epochs - len(losses))
+    outcome = int(result.model is not None)
+    accuracy = round(result.accuracy * ACCURACY_STEPS)
+    return Quantised({"outcome": outcome, "accuracy": accuracy}, tuple(losses))

@@ -1,0 +1,79 @@
+"""CBOR maps and fixed-size messages over an attested channel."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from chiron.training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from enclave import Channel
+
+MAX_CONTROL_BYTES = 1 << 20
+_LENGTH = struct.Struct("<Q")
+
+
+def canonical(value: object) -> bytes:
+    """Return the deterministic CBOR encoding (RFC 8949, section 4.2), which is digested and signed."""
+    return cbor2.dumps(value, canonical=True)
+
+
+def send_map(channel: Channel, message: dict[str, Any]) -> None:
+    """Send one small control message."""
+    channel.send_message(canonical(message))
+
+
+def receive_map(channel: Channel) -> dict[str, Any]:
+    """Receive one small control message.
+
+    Raises:
+        TrainingError: it is no CBOR map.
+        ChannelError: the channel broke, or the message is over MAX_CONTROL_BYTES.
+    """
+    return parse_map(channel.recv_message(max_bytes=MAX_CONTROL_BYTES))
+
+
+def parse_map(raw: bytes) -> dict[str, Any]:
+    """Parse a CBOR map with text keys.
+
+    Raises:
+        TrainingError: the bytes are something else.
+    """
+    try:
+        message = cbor2.loads(raw)
+    except (cbor2.CBORDecodeError, ValueError) as error:
+        raise TrainingError("a message is not CBOR: both sides need the same version of Chiron") from error
+    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
+        raise TrainingError(
+            "a message is not a map with text keys: both sides need the same version of Chiron"
+        )
+    return message
+
+
+def pad(content: bytes, size: int) -> bytes:
+    """Return content behind its length, filled with zeros to exactly `size` bytes.
+
+    Raises:
+        TrainingError: the content does not fit; the text names the limit.
+    """
+    room = size - _LENGTH.size
+    if len(content) > room:
+        raise TrainingError(
+            f"{len(content)} bytes do not fit a message of {room}: declare a larger size class"
+        )
+    return _LENGTH.pack(len(content)) + content + bytes(room - len(content))
+
+
+def unpad(message: bytes) -> bytes:
+    """Return what `pad` was given.
+
+    Raises:
+        TrainingError: the length inside does not fit the message.
+    """
+    (length,) = _LENGTH.unpack_from(message)
+    if length > len(message) - _LENGTH.size:
+        raise TrainingError("a padded message names a length beyond its end")
+    return message[_LENGTH.size : _LENGTH.size + length]

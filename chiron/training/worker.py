@@ -1,0 +1,134 @@
+"""The worker enclave: decrypts the data set, then answers parameters with gradients on the schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chiron.graph import StockEngine
+from chiron.guest_api.dataset import as_float, decode_dataset
+from chiron.training.agreement import Offer
+from chiron.training.create import admit_graph
+from chiron.training.errors import TrainingError
+from chiron.training.inputs import read_plaintext
+from chiron.training.node import Role, peer_role
+from chiron.training.schedule import frame_format, schedule_of
+from chiron.training.sealed import graph_message_bytes
+from chiron.training.submission import read_manifest
+from chiron.training.wire import receive_map, send_map, unpad
+from paramserver import DeferredFaultError, MonotonicClock, work
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from chiron.graph import Engine
+    from chiron.guest_api.dataset import Dataset, Float32Array
+    from chiron.policy.header import Header
+    from chiron.training.node import Node
+    from enclave import Channel
+
+
+def handle(node: Node, channel: Channel) -> None:
+    """Serve the lead's connection: one job.
+
+    Raises:
+        TrainingError: the other end is not the lead.
+        ChannelError, ExchangeError: a connection broke; the job is over for this worker.
+    """
+    request = receive_map(channel)
+    if peer_role(channel) is not Role.LEAD or request.get("do") != "prepare":
+        raise TrainingError("only the lead drives a worker")
+    offer, index = Offer.from_dict(request["offer"]), int(request["index"])
+    dataset = _load(offer, Path(request["dataset"]), key=request["data_key"])
+    host, port = request["server"]
+    with node.dial((host, port), Role.SERVER) as server:
+        send_map(server, {"do": "join", "job": offer.job, "index": index})
+        send_map(channel, {"ready": True})
+        graph = unpad(channel.recv_exactly(graph_message_bytes(offer.header)))
+        batches = Batches(dataset, offer.header, seed=offer.seed, index=index)
+        _exchange(server, offer, index=index, compute=GradientOfBatch(graph, offer, batches))
+
+
+def _load(offer: Offer, path: Path, *, key: bytes) -> Dataset:
+    with path.open("rb") as source:
+        manifest = read_manifest(source)
+        if manifest.envelope != offer.dataset or manifest.schema != offer.schema:
+            raise TrainingError("the platform offered another data set than the one both parties approved")
+        return decode_dataset(read_plaintext(source, key, manifest), offer.schema)
+
+
+def _exchange(server: Channel, offer: Offer, *, index: int, compute: GradientOfBatch) -> None:
+    try:
+        work(
+            server,
+            compute,
+            worker=index,
+            parameters=compute.parameters,
+            gradient=compute.gradient,
+            schedule=schedule_of(offer),
+            clock=MonotonicClock(),
+            frame=frame_format(offer),
+        )
+    except DeferredFaultError:
+        return  # the server misses this worker's steps; it shows as the job's outcome, on the clock
+
+
+class Batches:
+    """Which rows a worker takes at a step: its part of a stream of seeded permutations of the data set.
+
+    All workers draw the same stream, so a run is the same to the last bit for the same seed and workers.
+    """
+
+    def __init__(self, dataset: Dataset, header: Header, *, seed: int, index: int) -> None:
+        self._dataset = dataset
+        self._seed = seed
+        self._size = header.batch
+        self._stride = header.batch * header.workers
+        self._offset = index * header.batch
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def __call__(self, step: int) -> tuple[Float32Array, NDArray[np.int64]]:
+        """Return rows, float32 (batch, *shape), and targets, int64 (batch,)."""
+        rows = len(self._dataset.rows)
+        first = step * self._stride + self._offset
+        passes, places = np.divmod(np.arange(first, first + self._size), rows)
+        chosen = np.empty(self._size, dtype=np.int64)
+        for number in np.unique(passes):
+            chosen[passes == number] = self._order(int(number))[places[passes == number]]
+        return as_float(self._dataset.rows[chosen]), self._dataset.targets[chosen].astype(np.int64)
+
+    def _order(self, number: int) -> NDArray[np.int64]:
+        if number not in self._orders:
+            self._orders = {n: order for n, order in self._orders.items() if n >= number - 1}
+            generator = np.random.Generator(np.random.Philox(key=[self._seed, number]))
+            self._orders[number] = generator.permutation(len(self._dataset.rows))
+        return self._orders[number]
+
+
+class GradientOfBatch:
+    """Computes one step. The engine is built at the first step, beside the exchange: its time shows nowhere.
+
+    `parameters` and `gradient` are flat float32 of the whole size class; what the graph does not use is zero.
+    """
+
+    def __init__(self, graph: bytes, offer: Offer, batches: Batches) -> None:
+        self.parameters = np.zeros(offer.header.parameters, dtype=np.float32)
+        self.gradient = np.zeros_like(self.parameters)
+        self._graph, self._offer, self._batches = graph, offer, batches
+        self._engine: Engine | None = None
+
+    def __call__(self, parameters: Float32Array, step: int) -> float:
+        """Fill `gradient` at these parameters and return the batch's mean loss."""
+        engine = self._engine = self._engine or self._build()
+        used = engine.parameters.size
+        engine.parameters[:] = parameters[:used]
+        loss = engine.run(*self._batches(step))
+        self.gradient[:used] = engine.gradient
+        return loss
+
+    def _build(self) -> Engine:
+        header = self._offer.header
+        admitted = admit_graph(self._graph, header, self._offer.schema)
+        return StockEngine(admitted, batch=header.batch, threads=1)

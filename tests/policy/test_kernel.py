@@ -1,0 +1,181 @@
+"""The policy kernel: properties over arbitrary programs, and one fact per rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chiron.policy import kernel
+from chiron.policy.header import Header, combinations, decode_header, encode_header, slots_for
+from chiron.policy.kernel import Call, Fault, Frame, Release, Reply, State, Stop, Stopped, StopReason, Tick
+from chiron.policy.loader import load_policy
+from chiron.policy.types import HostCallRule, Label, Principal
+
+POLICY = load_policy()
+HEADER = Header(epochs=2, batch=16, workers=2, parameters=4096, slot_ms=5, create_ms=1000)
+HEADER_NUMBER = encode_header(POLICY.menus, HEADER)
+ROWS = 104
+OPERATOR = Label(frozenset({Principal("operator")}))
+BOTH = Label(frozenset({Principal("operator"), Principal("user")}))
+
+payloads = st.binary(max_size=12)
+calls = st.builds(Call, st.sampled_from([*sorted(POLICY.calls), "unknown"]), payloads)
+trusted = st.dictionaries(st.sampled_from(sorted(POLICY.declassifiers)), st.integers(0, 2**64))
+actions = st.one_of(
+    calls, calls, st.just(Fault()), st.builds(Tick, trusted), st.builds(Stop, st.sampled_from(StopReason))
+)
+
+
+def fresh() -> State:
+    return kernel.initial(POLICY, rows_class=ROWS)
+
+
+def run(state: State, *steps: kernel.Action) -> tuple[State, list[kernel.Event]]:
+    events: list[kernel.Event] = []
+    for action in steps:
+        state, _, new = kernel.step(POLICY, state, action)
+        events += new
+    return state, events
+
+
+def declared() -> kernel.Call:
+    return Call("header", HEADER_NUMBER.to_bytes(8, "little"))
+
+
+def in_phase(phase: str) -> State:
+    state, _ = run(fresh(), declared())
+    while state.phase != phase:
+        state, _ = run(state, Tick({"outcome": 1, "accuracy": 1, "loss": 1, "answer": 1}))
+    return state
+
+
+@given(st.lists(actions, max_size=60))
+def test_every_action_in_every_state_has_an_answer_and_no_release_exceeds_its_budget(
+    program: list[kernel.Action],
+) -> None:
+    state, events = run(fresh(), *program)
+    assert state.phase in POLICY.phases
+    for name, rule in POLICY.declassifiers.items():
+        released = [event for event in events if isinstance(event, Release) and event.name == name]
+        assert len(released) <= rule.uses
+        assert all(0 <= event.value < 1 << rule.bits for event in released)  # NI-5
+
+
+@given(st.lists(st.one_of(calls, st.just(Fault())), max_size=40))
+def test_nothing_leaves_at_a_call_or_a_fault(program: list[kernel.Action]) -> None:
+    assert run(fresh(), *program)[1] == []
+    assert run(in_phase("Create"), *program)[1] == []
+
+
+@given(st.lists(st.one_of(calls, st.just(Fault())), max_size=30), st.lists(calls, max_size=30))
+def test_what_a_guest_does_after_taint_changes_neither_phase_nor_public_events(
+    left: list[kernel.Action], right: list[kernel.Action]
+) -> None:
+    runs = []
+    for program in (left, right):
+        state, events = run(
+            in_phase("Create"), *program, *[Tick({"outcome": 0, "accuracy": 0, "loss": 0})] * 80
+        )
+        runs.append((state.phase, state.ticks_left, state.header, state.uses, events))
+    assert runs[0] == runs[1]  # NI-4
+
+
+def test_a_call_outside_its_phases_is_denied_and_ends_the_guest() -> None:
+    state, reply, events = kernel.step(POLICY, fresh(), Call("batch"))
+    assert (reply, state.alive, events) == (Reply.DENIED, False, ())  # NI-1
+    assert kernel.step(POLICY, state, Call("schema"))[1] is Reply.DENIED
+
+
+def test_reading_data_adds_the_users_label() -> None:
+    state, _ = run(in_phase("Create"), Call("statistics"))
+    assert state.label == BOTH  # NI-2
+
+
+def test_a_tainted_guest_cannot_write_to_a_sink_that_the_operator_reads() -> None:
+    log = HostCallRule(frozenset({"Create"}), None, "operator_log")
+    weakened = replace(POLICY, calls={**POLICY.calls, "log": log})
+    tainted, _ = run(in_phase("Create"), Call("batch"))
+    assert kernel.step(weakened, tainted, Call("log", b"x"))[1] is Reply.DENIED  # NI-3
+    assert kernel.step(weakened, in_phase("Create"), Call("log", b"x"))[1] is Reply.GRANTED
+
+
+def test_a_call_with_neither_source_nor_sink_is_denied() -> None:
+    odd = replace(POLICY, calls={"odd": HostCallRule(frozenset({"Configure"}), None, None)})
+    assert kernel.step(odd, fresh(), Call("odd"))[1] is Reply.DENIED
+
+
+def test_a_sink_takes_exactly_its_capacity() -> None:
+    capacity = POLICY.sinks["operator_log"].capacity_bytes
+    full, reply, _ = kernel.step(POLICY, fresh(), Call("log", bytes(capacity)))
+    assert reply is Reply.GRANTED
+    assert kernel.step(POLICY, full, Call("log", b"x"))[1] is Reply.DENIED
+
+
+def test_the_log_leaves_at_the_tick_in_a_frame_of_fixed_size_for_the_operator_alone() -> None:
+    _, events = run(fresh(), Call("log", b"hi"), declared(), Tick())
+    (frame,) = [event for event in events if isinstance(event, Frame)]
+    assert frame == Frame("operator_log", OPERATOR, 65536, b"hi")
+    _, silent = run(fresh(), Tick())
+    assert [(e.sink, e.size_bytes) for e in silent if isinstance(e, Frame)] == [("operator_log", 65536)]
+
+
+def test_the_header_is_released_once_and_sets_the_schedule() -> None:
+    state, events = run(fresh(), declared(), Tick())
+    assert [e.value for e in events if isinstance(e, Release)] == [HEADER_NUMBER]
+    assert (state.phase, state.header) == ("Approve", HEADER)
+    assert in_phase("Train").ticks_left == slots_for(HEADER, ROWS)
+    assert in_phase("Seal").ticks_left == HEADER.epochs
+    assert in_phase("Serve").ticks_left == POLICY.declassifiers["answer"].uses
+
+
+@pytest.mark.parametrize("program", [[], [Fault()], [declared(), Fault()], [Call("header", bytes(8))]])
+def test_without_a_header_the_job_ends_at_the_first_tick(program: list[kernel.Action]) -> None:
+    state, events = run(fresh(), *program, Tick())
+    assert (state.phase, state.alive) == ("Ended", False)
+    assert [e.value for e in events if isinstance(e, Release)] == [0]
+
+
+def test_a_loss_is_released_each_epoch_and_the_outcome_once() -> None:
+    given_values = {"outcome": 1, "accuracy": 975, "loss": 300}
+    _, events = run(in_phase("Seal"), Tick(given_values), Tick(given_values), Tick(given_values))
+    released = [(e.name, e.value) for e in events if isinstance(e, Release)]
+    assert released == [("outcome", 1), ("accuracy", 975), ("loss", 300 % 256), ("loss", 300 % 256)]
+
+
+def test_a_trusted_release_without_a_value_releases_nothing() -> None:
+    assert run(in_phase("Seal"), Tick())[1] == []
+
+
+def test_answers_end_with_their_budget() -> None:
+    uses = POLICY.declassifiers["answer"].uses
+    state, events = run(in_phase("Serve"), *[Tick({"answer": 5})] * (uses + 3))
+    assert (len(events), state.phase) == (uses, "Ended")
+
+
+def test_secrets_in_sinks_are_gone_when_their_phase_is_over() -> None:
+    state, _ = run(in_phase("Create"), Call("graph", b"secret"), Tick())
+    assert dict(state.sinks) == {}
+
+
+def test_a_stop_ends_the_job_visibly_with_a_reason_of_the_closed_list() -> None:
+    state, events = run(in_phase("Create"), Call("graph", b"x"), Stop(StopReason.PARTY_REFUSED))
+    assert (state.phase, state.alive, dict(state.sinks)) == ("Ended", False, {})
+    assert events == [Stopped(StopReason.PARTY_REFUSED)]
+
+
+@given(st.integers(0, 2**40))
+def test_every_released_number_decodes_to_a_header_of_the_menus(number: int) -> None:
+    header = decode_header(POLICY.menus, number)
+    assert (header is None) == (number == 0)
+    if header is not None:
+        assert all(getattr(header, name) in values for name, values in POLICY.menus.fields)
+        assert encode_header(POLICY.menus, header) == (number - 1) % combinations(POLICY.menus) + 1
+
+
+def test_a_phase_that_lasts_by_the_header_lasts_one_tick_where_there_is_none() -> None:
+    phases = {**POLICY.phases, "Configure": replace(POLICY.phases["Configure"], release=(), next="Train")}
+    state, _, _ = kernel.step(replace(POLICY, phases=phases), fresh(), Tick())
+    assert (state.phase, state.ticks_left) == ("Train", 1)

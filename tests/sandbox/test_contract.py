@@ -1,0 +1,51 @@
+"""The guest interface is written in WIT; the C header, the host calls and the builder say the same."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from chiron.guest_api.calls import HostCalls
+from chiron.parties.build import GUEST_EXPORTS, GUEST_IMPORTS
+
+if TYPE_CHECKING:
+    from chiron.guest_api.dataset import Schema
+    from chiron.guest_api.monitor import Monitor
+
+SPEC = Path(__file__).resolve().parents[2] / "spec"
+
+
+def wit_functions(interface: str) -> dict[str, list[str]]:
+    """Return the parameter types of every function of one interface of guest.wit."""
+    text = re.sub(r"//.*", "", (SPEC / "guest.wit").read_text(encoding="utf-8"))
+    body = text.split(f"interface {interface} {{")[1].split("\n}")[0]
+    found = re.findall(r"([a-z-]+): func\(([^)]*)\) -> s32;", body)
+    assert len(found) == body.count("func(")
+    return {name: re.findall(r": (\w+)", parameters) for name, parameters in found}
+
+
+def header_functions(kind: str) -> dict[str, int]:
+    """Return the parameter counts of what chiron.h declares as imports or exports."""
+    text = (SPEC / "sdk" / "c" / "chiron.h").read_text(encoding="utf-8")
+    found = re.findall(rf'CHIRON_{kind}\("(\w+)"\)\s+int32_t \w+\(([^)]*)\)', text)
+    return {name: 0 if parameters == "void" else parameters.count(",") + 1 for name, parameters in found}
+
+
+def test_every_call_of_the_contract_is_made_of_i32() -> None:
+    for interface in ("host", "model"):
+        assert {kind for kinds in wit_functions(interface).values() for kind in kinds} <= {"u32", "s32"}
+
+
+def test_the_c_header_declares_the_contract() -> None:
+    assert header_functions("IMPORT") == {name: len(kinds) for name, kinds in wit_functions("host").items()}
+    assert header_functions("EXPORT") == {name: len(kinds) for name, kinds in wit_functions("model").items()}
+
+
+def test_the_builder_grants_the_contract() -> None:
+    assert dict(GUEST_IMPORTS) == {name: len(kinds) for name, kinds in wit_functions("host").items()}
+    assert set(GUEST_EXPORTS) == set(wit_functions("model"))
+
+
+def test_the_host_calls_are_the_contract() -> None:
+    unused = (cast("Monitor", None), cast("Schema", None))
+    calls = HostCalls(unused[0], schema=unused[1], seed=b"", dataset=None).imports()
+    assert {name: call.parameters for name, call in calls.items()} == dict(GUEST_IMPORTS)

@@ -1,0 +1,31 @@
+"""Runs one WebAssembly guest with exactly the authority it was given. Knows no policy."""
+
+from wasm_sandbox.admission import HOST_MODULE, inspect
+from wasm_sandbox.errors import (
+    GuestAddressError,
+    GuestRefusedError,
+    OutputLimitError,
+    SandboxError,
+    StopGuest,
+)
+from wasm_sandbox.execution import run
+from wasm_sandbox.memory import GuestMemory
+from wasm_sandbox.types import Ending, GuestInfo, Handler, HostCall, Limits, Outcome
+
+__all__ = [
+    "HOST_MODULE",
+    "Ending",
+    "GuestAddressError",
+    "GuestInfo",
+    "GuestMemory",
+    "GuestRefusedError",
+    "Handler",
+    "HostCall",
+    "Limits",
+    "Outcome",
+    "OutputLimitError",
+    "SandboxError",
+    "StopGuest",
+    "inspect",
+    "run",
+]
