@@ -7,8 +7,8 @@ from typing import Protocol
 START_LEAD_MS = 100
 """From the START frame to the first tick, so that every thread is waiting when that tick comes."""
 
-MIN_SPARE_SLOTS = 32
-"""Slots beyond one a step that even the shortest job has, for gradients which miss their tick."""
+SPARE_SLOTS = 32
+"""Slots beyond one a step where the caller names none, for gradients which miss their tick."""
 
 
 class Clock(Protocol):
@@ -43,6 +43,7 @@ class Schedule:
         steps: useful steps of the job.
         workers: number of workers.
         steps_per_epoch: steps in one pass over the data, for the epoch losses.
+        spare: slots beyond one a step.
 
     Raises:
         ValueError: one of them is smaller than 1.
@@ -52,16 +53,17 @@ class Schedule:
     steps: int
     workers: int
     steps_per_epoch: int
+    spare: int = SPARE_SLOTS
 
     def __post_init__(self) -> None:
-        for name in ("slot_ms", "steps", "workers", "steps_per_epoch"):
+        for name in ("slot_ms", "steps", "workers", "steps_per_epoch", "spare"):
             if getattr(self, name) < 1:
                 raise ValueError(f"a schedule's {name} is at least 1")
 
     @property
     def slots(self) -> int:
-        """Slots in all: one a step, and a quarter more (at least `MIN_SPARE_SLOTS`) to spare."""
-        return self.steps + max(MIN_SPARE_SLOTS, self.steps // 4)
+        """Slots in all: one a step, and those to spare."""
+        return self.steps + self.spare
 
     def start(self, now: float) -> float:
         """Return the time of the first tick, given when the START frame was sent or came (seconds)."""
@@ -74,7 +76,7 @@ class Schedule:
     def server_tick(self, start: float, slot: int) -> float:
         """Return when the server sends its frame of `slot`, in seconds.
 
-        A quarter of a slot after the workers': gradients arrive and are applied in that quarter, workers
+        Half a slot after the workers': gradients arrive and are applied in that quarter, workers
         compute in the other three, and so each slot can hold one useful step.
         """
-        return self.worker_tick(start, slot) + self.slot_ms / 4000
+        return self.worker_tick(start, slot) + self.slot_ms / 2000

@@ -15,6 +15,7 @@ class GuestRefusedError(SandboxError):
 
     def __init__(self, reason: str, *, rule: str = "guest") -> None:
         super().__init__(f"guest refused ({rule}): {reason}")
+        self.reason = reason
         self.rule = rule
 
 

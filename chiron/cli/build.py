@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chiron.cli.output import add_command
+from chiron.guest_api.limits import inspect_guest
 from chiron.parties.build import build
 from chiron.policy.loader import load_policy, spec_folder
-from chiron.training.create import inspect_guest
 
 if TYPE_CHECKING:
     import argparse

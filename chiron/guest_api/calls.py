@@ -17,7 +17,7 @@ from chiron.policy.types import PolicyError
 from wasm_sandbox import GuestMemory, HostCall, StopGuest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -29,9 +29,17 @@ SCHEMA_VERSION = 1
 MAX_RANDOM_BYTES = 1 << 24
 _SCHEMA = struct.Struct("<8I")
 _HEADER = struct.Struct(f"<{len(FIELDS)}I")
-CALL_NAMES = frozenset(
-    ("schema", "random", "header", "log", "statistics", "batch", "targets", "graph", "plan")
-)
+CALL_PARAMETERS: Mapping[str, int] = {
+    "schema": 2,
+    "random": 2,
+    "header": 2,
+    "log": 2,
+    "statistics": 4,
+    "batch": 4,
+    "targets": 4,
+    "graph": 2,
+    "plan": 2,
+}
 ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
 
 
@@ -47,18 +55,18 @@ class HostCalls:
 
     def imports(self) -> dict[str, HostCall]:
         """Return every import a guest may name, with its count of i32 parameters."""
-        handlers: Mapping[str, tuple[int, Callable[[GuestMemory, tuple[int, ...]], int]]] = {
-            "schema": (2, self._read_schema),
-            "random": (2, self._random),
-            "header": (2, self._header),
-            "log": (2, self._log),
-            "statistics": (4, self._statistics),
-            "batch": (4, self._batch),
-            "targets": (4, self._targets),
-            "graph": (2, self._graph),
-            "plan": (2, self._plan),
+        handlers = {
+            "schema": self._read_schema,
+            "random": self._random,
+            "header": self._header,
+            "log": self._log,
+            "statistics": self._statistics,
+            "batch": self._batch,
+            "targets": self._targets,
+            "graph": self._graph,
+            "plan": self._plan,
         }
-        return {name: HostCall(parameters=count, handler=call) for name, (count, call) in handlers.items()}
+        return {name: HostCall(CALL_PARAMETERS[name], handler) for name, handler in handlers.items()}
 
     def _granted(self, name: str, payload: bytes = b"") -> None:
         if not self._monitor.call(name, payload):

@@ -13,10 +13,11 @@ from typing import Any, BinaryIO
 
 from chiron.guest_api.calls import HostCalls
 from chiron.guest_api.dataset import Dataset, Schema, decode_dataset
+from chiron.guest_api.limits import inspect_guest, sandbox_limits
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, write_message
 from chiron.policy.loader import parse_policy
-from wasm_sandbox import Ending, Limits, run
+from wasm_sandbox import Ending, GuestRefusedError, run
 
 
 def main() -> None:
@@ -26,6 +27,11 @@ def main() -> None:
     schema = Schema.from_dict(loaded["schema"])
     plaintext = loaded["dataset"]
     dataset = None if plaintext is None else decode_dataset(plaintext, schema)
+    try:
+        inspect_guest(parse_policy(loaded["policy"]), loaded["guest"])
+    except GuestRefusedError as error:
+        write_message(outbox, {"refused": error.reason, "rule": error.rule})
+        return
     write_message(outbox, {"ready": True})
     request = read_message(inbox)
     threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
@@ -44,14 +50,7 @@ def _run(
     policy = parse_policy(loaded["policy"])
     monitor = Monitor(policy, state_from_dict(request["state"]))
     calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
-    limits = Limits(
-        fuel=policy.limits.fuel,
-        memory_bytes=policy.limits.memory_bytes,
-        table_elements=policy.limits.table_elements,
-        stack_bytes=policy.limits.stack_bytes,
-        module_bytes=policy.limits.module_bytes,
-        output_bytes=policy.limits.memory_bytes,
-    )
+    limits = sandbox_limits(policy)
     outcome = run(loaded["guest"], export=request["export"], imports=calls.imports(), limits=limits)
     if outcome.ending is not Ending.RETURNED or outcome.value != 0:
         monitor.fault()

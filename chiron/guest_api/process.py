@@ -5,19 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, write_message
+from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chiron.guest_api.dataset import Schema
     from chiron.guest_api.monitor import Monitor
 
 OUT_OF_TIME = "out of time"
+LOAD_MS = 60_000  # start, transfer of the largest data set, compilation
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +56,36 @@ class GuestProcess:
         """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
 
         Raises:
-            GuestApiError: the child refused the data set or died.
+            GuestRefusedError: the guest is refused, or takes too long to compile; for the operator alone.
+            GuestApiError: the child died.
         """
         command = [sys.executable, "-m", "chiron.guest_api.child"]
         self._child = subprocess.Popen(  # noqa: S603  our own module, no shell
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         try:
-            self._send({"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset})
-            self._receive()
+            with self._killed_after(LOAD_MS):
+                self._send({"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset})
+                answer = self._receive()
         except BaseException:
             self.close()
             raise
+        if "refused" in answer:
+            self.close()
+            raise GuestRefusedError(answer["refused"], rule=answer["rule"])
 
     def run(self, export: str, monitor: Monitor, *, seed: bytes, deadline_ms: int) -> GuestReport:
         """Run one export; afterwards `monitor` holds the state that the kernel reached.
 
         A guest that is not done after `deadline_ms` is killed, and counts as faulted.
         """
-        killer = threading.Timer(deadline_ms / 1000, self._child.kill)
-        killer.start()
         try:
-            self._send({"export": export, "state": state_to_dict(monitor.state), "seed": seed})
-            answer = self._receive()
+            with self._killed_after(deadline_ms):
+                self._send({"export": export, "state": state_to_dict(monitor.state), "seed": seed})
+                answer = self._receive()
         except GuestApiError:
             monitor.fault()
             return GuestReport(OUT_OF_TIME, None, 0, f"killed after {deadline_ms} ms, or out of memory")
-        finally:
-            killer.cancel()
         monitor.state = state_from_dict(answer["state"])
         return GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
 
@@ -91,6 +97,15 @@ class GuestProcess:
             if pipe is not None:
                 with suppress(BrokenPipeError):  # unsent bytes of a child that is gone
                     pipe.close()
+
+    @contextmanager
+    def _killed_after(self, deadline_ms: int) -> Iterator[None]:
+        killer = threading.Timer(deadline_ms / 1000, self._child.kill)
+        killer.start()
+        try:
+            yield
+        finally:
+            killer.cancel()
 
     def __enter__(self) -> Self:
         return self

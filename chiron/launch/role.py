@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
     from enclave import Channel
 
+SWITCH_S = 0.0005  # threads that keep a schedule of milliseconds cannot wait Python's default of 5 ms
 _OUTPUT = threading.Lock()
 
 
 def main() -> None:
     """Start the enclave that the first line describes, then obey commands until standard input ends."""
+    sys.setswitchinterval(SWITCH_S)
     configuration = json.loads(sys.stdin.readline())
     role = Role(configuration["role"])
     attester = SimulatedAttester(Path(configuration["simulated_cpu"]), runtime_measurement())

@@ -14,7 +14,7 @@ from chiron.guest_api.process import GuestProcess
 from chiron.parties.errors import PartyError
 from chiron.policy import kernel
 from chiron.policy.loader import parse_policy
-from chiron.training.create import admit_network, inspect_guest, run_configure
+from chiron.training.create import admit_network, run_configure
 from chiron.training.worker import Batches
 from wasm_sandbox import GuestRefusedError
 
@@ -58,7 +58,6 @@ def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, s
     monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class))
     raw_seed = seed.to_bytes(SEED_BYTES, "little")
     try:
-        inspect_guest(policy, guest)
         first = run_configure(policy_bytes, guest, dataset.schema, monitor=monitor, seed=raw_seed)
         if not first.ok:
             raise PartyError(first.explain("configure"))

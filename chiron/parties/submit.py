@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.limits import inspect_guest
 from chiron.parties.errors import PartyError
 from chiron.parties.platform import attested
-from chiron.training.create import inspect_guest
 from chiron.training.node import HPKE, Role
 from chiron.training.submission import (
     GUEST_PADDED_BYTES,

@@ -7,23 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chiron.graph import AdmittedGraph, GraphError, GraphLimits, TensorSpec, admit
-from chiron.guest_api.calls import CALL_NAMES
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.plan import Plan, parse_plan
 from chiron.guest_api.process import GuestProcess, GuestReport
 from chiron.policy import kernel
 from chiron.training.sealed import graph_message_bytes
-from wasm_sandbox import GuestRefusedError, Limits, inspect
+from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
     from chiron.guest_api.dataset import Schema
     from chiron.guest_api.monitor import Monitor
     from chiron.policy.header import Header
-    from chiron.policy.types import Policy
     from chiron.training.inputs import Inputs
     from chiron.training.node import Node
-
-EXPORTS = ("configure", "create")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +31,6 @@ class Network:
     plan: Plan
 
 
-def sandbox_limits(policy: Policy) -> Limits:
-    """Return the policy's limits in the sandbox's terms."""
-    limits = policy.limits
-    return Limits(
-        fuel=limits.fuel,
-        memory_bytes=limits.memory_bytes,
-        table_elements=limits.table_elements,
-        stack_bytes=limits.stack_bytes,
-        module_bytes=limits.module_bytes,
-        output_bytes=limits.memory_bytes,
-    )
-
-
-def inspect_guest(policy: Policy, guest: bytes) -> None:
-    """Refuse a guest that is no WebAssembly, asks for more than it may have, or lacks an export.
-
-    Raises:
-        GuestRefusedError: names the rule and the remedy; for the operator alone.
-    """
-    info = inspect(guest, granted=CALL_NAMES, limits=sandbox_limits(policy))
-    missing = [name for name in EXPORTS if name not in info.exports]
-    if missing:
-        raise GuestRefusedError(
-            f"the guest does not export {missing}: each takes nothing and returns one i32"
-        )
-
-
 def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
     """Run `configure` on the schema alone and end its slot; return what the operator may read of it.
 
@@ -70,7 +39,6 @@ def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
     """
     problem = ""
     try:
-        inspect_guest(node.policy, inputs.guest)
         report = run_configure(
             node.policy_bytes, inputs.guest, inputs.schema, monitor=monitor, seed=inputs.seed
         )

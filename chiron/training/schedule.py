@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chiron.policy.header import slots_for
 from paramserver import FrameFormat, Schedule
 
 if TYPE_CHECKING:
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
 def schedule_of(offer: Offer) -> Schedule:
     """Return when frames go out, and how many; its slots are those that the policy kernel counts."""
     per_epoch = offer.header.steps_per_epoch(offer.schema.rows_class)
+    steps = offer.header.epochs * per_epoch
     return Schedule(
         slot_ms=offer.header.slot_ms,
-        steps=offer.header.epochs * per_epoch,
+        steps=steps,
         workers=offer.header.workers,
         steps_per_epoch=per_epoch,
+        spare=slots_for(offer.header, offer.schema.rows_class) - steps,
     )
 
 

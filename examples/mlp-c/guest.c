@@ -41,7 +41,7 @@ int32_t configure(void) {
       .batch = BATCH,
       .workers = WORKERS,
       .parameters = parameters,
-      .slot_ms = parameters <= 1 << 16 ? 10 : 50,
+      .slot_ms = parameters <= 1 << 16 ? 20 : 50,
       .create_ms = 2000,
   };
   chiron_log_text("perceptron: one hidden layer, AdamW\n");

@@ -166,8 +166,10 @@ def test_input_is_normalised_by_the_datas_own_statistics() -> None:
     assert (float(values["const.mean"]), float(values["const.scale"])) == (0.5, 4.0)
 
 
-def test_constant_data_are_not_divided_by_zero() -> None:
-    assert float(completed("cnn-c", Host(shape=(1, 8, 8), deviation=0.0)).values()["const.scale"]) == 1.0
+@pytest.mark.parametrize("example", ["mlp-c", "cnn-c"])
+def test_constant_data_are_not_divided_by_zero(example: str) -> None:
+    host = completed(example, Host(shape=(1, 8, 8), deviation=0.0))
+    assert float(host.values()["const.scale"]) == 1.0
 
 
 @pytest.mark.parametrize(("example", "shape"), [("mlp-c", (8, 8)), ("cnn-c", (1, 28, 28))])

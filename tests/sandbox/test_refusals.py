@@ -59,6 +59,11 @@ def test_what_is_not_a_core_binary_is_refused(binary: bytes) -> None:
     assert refusal(binary).rule == "binary"
 
 
+def test_text_is_told_apart_from_a_damaged_binary() -> None:
+    assert "not text or source" in str(refusal(b"(module)"))
+    assert "a component?" in str(refusal(b"\0asm\x0d\0\x01\0"))
+
+
 def test_every_cut_of_a_guest_is_refused() -> None:
     for length in range(len(GOOD)):
         refusal(GOOD[:length])

@@ -15,18 +15,18 @@ SCHEDULES = st.builds(
 )
 
 
-@pytest.mark.parametrize(("steps", "slots"), [(1, 33), (128, 160), (132, 165), (1000, 1250)])
-def test_a_quarter_of_the_slots_but_at_least_32_are_spare(steps: int, slots: int) -> None:
-    assert Schedule(slot_ms=5, steps=steps, workers=1, steps_per_epoch=1).slots == slots
+@pytest.mark.parametrize(("steps", "spare", "slots"), [(1, 32, 33), (128, 5, 133), (1000, 250, 1250)])
+def test_a_schedule_has_a_slot_a_step_and_those_to_spare(steps: int, spare: int, slots: int) -> None:
+    assert Schedule(slot_ms=5, steps=steps, workers=1, steps_per_epoch=1, spare=spare).slots == slots
 
 
 @given(schedule=SCHEDULES, start=st.floats(0, 1e6), slot=st.integers(0, 10_000))
-def test_the_server_ticks_a_quarter_slot_after_the_workers_and_before_their_next(
+def test_the_server_ticks_half_a_slot_after_the_workers_and_before_their_next(
     schedule: Schedule, start: float, slot: int
 ) -> None:
     before, tick = schedule.worker_tick(start, slot), schedule.server_tick(start, slot)
     assert before < tick < schedule.worker_tick(start, slot + 1)
-    assert tick - before == pytest.approx(schedule.slot_ms / 4000, abs=1e-6)
+    assert tick - before == pytest.approx(schedule.slot_ms / 2000, abs=1e-6)
 
 
 @given(schedule=SCHEDULES, start=st.floats(0, 1e6), slot=st.integers(0, 10_000))
