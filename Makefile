@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -38,6 +39,14 @@ tests: $(STAMP) ## the tests, with branch coverage
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+data: ## find Fashion-MNIST, or install Debian's package of it
+	@ls $(FASHION)/train-images-idx3-ubyte* >/dev/null 2>&1 || \
+		{ command -v apt-get >/dev/null && apt-get install -y dataset-fashion-mnist; } || \
+		{ echo "Fashion-MNIST is not in $(FASHION): as root, apt-get install dataset-fashion-mnist (Debian);"; \
+		  echo "elsewhere put its four IDX files into a folder and run chiron demo --dataset fashion-mnist --data DIR"; \
+		  exit 1; }
+	@echo "Fashion-MNIST is in $(FASHION): $(BIN)/chiron demo --dataset fashion-mnist"
 
 lock: ## write the locked requirements again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \

@@ -40,7 +40,7 @@ def _check_preamble(guest: bytes) -> None:
     # wasmtime would read anything without the magic number as WebAssembly text: text is not a guest.
     if guest[:4] != MAGIC:
         raise GuestRefusedError(
-            r"it does not begin with '\0asm': give the compiled binary, not text or source", rule="binary"
+            r"it is not WebAssembly (no '\0asm' at its start): give the compiled binary", rule="binary"
         )
     if guest[4:8] != VERSION:
         raise GuestRefusedError(

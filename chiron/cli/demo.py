@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chiron.cli.jobs import BAD, follow
+from chiron.cli.jobs import BAD, follow, why_not
 from chiron.cli.output import add_command
 from chiron.cli.party import describe_offer, describe_receipt
 from chiron.launch.errors import LaunchError
@@ -113,7 +113,7 @@ class Demo:
         self._party("user", url, "submit", job, "--data", str(self._choice.data))
         state = follow(Platform(url), job, self._output, until="Approve")
         if state["state"] in BAD:
-            raise PartyError(f"job {job} was {state['state']}: {state['reason']}")
+            raise PartyError(why_not(state))
         offer = self._party("operator", url, "approve", job, "--yes")[0]
         self._party("user", url, "approve", job, "--yes")
         self._output.result({"offer": offer}, "\n" + describe_offer(Offer.from_dict(offer)) + "\n")
@@ -122,7 +122,7 @@ class Demo:
     def _train(self, url: str, job: JobId) -> None:
         state = follow(Platform(url), job, self._output)
         if state["state"] in BAD:
-            raise PartyError(f"job {job} was {state['state']}: {state['reason']}")
+            raise PartyError(why_not(state))
         metrics = self._party("operator", url, "metrics", job)[-1]
         losses = "  ".join(f"{loss:.2f}" for loss in metrics["losses"])
         text = f"\nloss per epoch     {losses}\ntest accuracy      {metrics['accuracy']:.1%}"

@@ -51,7 +51,7 @@ def run(chosen: argparse.Namespace, output: Output) -> None:
     job = platform.job(job_id)
     output.result(job, _line(job))
     if chosen.wait and job["state"] in BAD:
-        raise PartyError(f"job {job_id} was {job['state']}: {job['reason']}")
+        raise PartyError(why_not(job))
 
 
 def follow(platform: Platform, job_id: JobId, output: Output, *, until: str | None = None) -> dict[str, Any]:
@@ -70,10 +70,17 @@ def follow(platform: Platform, job_id: JobId, output: Output, *, until: str | No
                 bars[phase] = progress.add_task(phase, total=1.0)
             if phase:
                 share = job["elapsed_ms"] / job["planned_ms"] if job["planned_ms"] else 1.0
-                progress.update(bars[phase], completed=1.0 if ended else min(share, 0.99))
+                progress.update(bars[phase], completed=min(share, 0.99))
             if ended or (until is not None and phase == until):
+                for bar in bars.values():
+                    progress.update(bar, completed=1.0)
                 return job
             time.sleep(POLL_S)
+
+
+def why_not(job: dict[str, Any]) -> str:
+    """Say in a sentence why a job gave no model."""
+    return f"job {job['id']} {'failed' if job['state'] == 'failed' else 'was refused'}: {job['reason']}"
 
 
 def _line(job: dict[str, Any]) -> str:

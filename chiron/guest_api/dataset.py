@@ -124,7 +124,8 @@ def make_dataset(
             raise DatasetError(f"{len(part)} rows but {len(part_targets)} targets: give each row one target")
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
         raise DatasetError(
-            f"training rows are {train.shape[1:]}, held-out rows {test.shape[1:]}: make them alike"
+            f"training rows are {train.dtype} {train.shape[1:]}, held-out rows {test.dtype} {test.shape[1:]}:"
+            " make them alike"
         )
     schema = Schema(
         tuple(train.shape[1:]), classes, train.dtype.name, size_class(len(train)), size_class(len(test))
@@ -139,7 +140,8 @@ def _checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(rows)
     if rows.dtype.kind not in "fiu":
         raise DatasetError(f"rows have type {rows.dtype}: give numbers (uint8 or float32)")
-    converted = np.ascontiguousarray(rows, dtype="<f4")
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused
+        converted = np.ascontiguousarray(rows, dtype="<f4")
     bad = int(np.size(converted) - np.count_nonzero(np.isfinite(converted)))
     if bad:
         raise DatasetError(f"{bad} values are NaN or infinite: fill or drop them before you submit")

@@ -8,8 +8,9 @@ from chiron.parties.errors import PartyError
 from chiron.parties.platform import ask_lead
 from chiron.policy.header import encode_header
 from chiron.policy.loader import leaked_bits
+from chiron.policy.types import PolicyError
 from chiron.training.agreement import Offer, Receipt, sign_approval, verify_approval
-from chiron.training.node import SIGNER
+from chiron.training.node import ROLE, SIGNER, Role
 from chiron.training.submission import PartyKey
 from enclave import EnclaveError, Evidence, appraise
 
@@ -30,11 +31,14 @@ def fetch_offer(platform: Platform, home: Home, job: JobId, *, policy: Policy) -
     key = home.signer.public_key().public_bytes_raw()
     clearances = policy.observers.items()
     bits = {name: leaked_bits(policy, label, epochs=offer.header.epochs) for name, label in clearances}
-    encode_header(policy.menus, offer.header)
     if offer.policy != policy.digest:
         raise PartyError(
             "the offer is under another policy than yours: compare spec/policy.toml on both sides"
         )
+    try:
+        encode_header(policy.menus, offer.header)
+    except PolicyError as error:
+        raise PartyError(f"the offer's header is not on your policy's menus: {error}") from error
     if offer.job != job or key not in {offer.operator, offer.user} or offer.bits != bits:
         raise PartyError("the offer does not add up (job, party or bits): do not approve it")
     return offer
@@ -63,18 +67,21 @@ def fetch_receipt(platform: Platform, home: Home, job: JobId) -> tuple[Receipt, 
     """Return a receipt and what it states.
 
     Raises:
-        PartyError: the lead refuses, or the receipt does not verify.
+        PartyError: the lead refuses, or the receipt is another job's or does not verify.
     """
     receipt = Receipt.from_bytes(ask_lead(platform, home, {"ask": "receipt", "job": job}))
-    return receipt, verify_receipt(receipt, home)
+    stated = verify_receipt(receipt, home)
+    if stated["offer"]["job"] != job:
+        raise PartyError("the lead answered with another job's receipt: do not rely on it")
+    return receipt, stated
 
 
 def verify_receipt(receipt: Receipt, home: Home) -> dict[str, Any]:
     """Return what a receipt states, once its Evidence, its signature and both approvals hold.
 
     Raises:
-        PartyError: its Evidence does not match the party's reference values.
-        TrainingError: a signature does not verify.
+        PartyError: its Evidence does not match the party's reference values, or is not a lead's.
+        TrainingError: it is no receipt, or a signature does not verify.
     """
     fields = receipt.stated()
     try:
@@ -82,8 +89,11 @@ def verify_receipt(receipt: Receipt, home: Home) -> dict[str, Any]:
         claims = appraise(evidence, home.reference, nonce=None, now=fields["finished_at"])
     except EnclaveError as error:
         raise PartyError(f"the receipt's Evidence is not trusted: {error}") from error
+    if claims.statements.get(ROLE) != Role.LEAD.value.encode():
+        raise PartyError("the receipt's Evidence is not a lead's: do not rely on it")
     receipt.verify(claims.statements[SIGNER])
     offer = Offer.from_dict(fields["offer"])
     for party in (offer.operator, offer.user):
-        verify_approval(PartyKey(party), offer, bytes.fromhex(fields["approvals"][party.hex()]))
+        approved = fields["approvals"].get(party.hex(), "")  # a missing approval is an invalid one
+        verify_approval(PartyKey(party), offer, bytes.fromhex(approved))
     return fields

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from chiron.parties.errors import PartyError
 from wasm_sandbox import GuestRefusedError, Limits, inspect
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _KEYS: Final = ("name", "language", "sources", "memory_bytes")
 
 
-class BuildError(Exception):
+class BuildError(PartyError):
     """A project could not be built; the text names the rule and the remedy, or is the compiler's own."""
 
 

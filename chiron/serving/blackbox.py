@@ -6,6 +6,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from chiron.graph import GraphError
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
 from chiron.serving.errors import Fault, FaultError
@@ -40,7 +43,7 @@ class BlackBox:
         Raises:
             FaultError: the budget does not cover all rows (none is answered then), or cannot be committed.
         """
-        probabilities = self.predictor.predict(rows)
+        probabilities = self._predict(rows)
         with self.lock:
             limit = self.monitor.policy.declassifiers["answer"].uses
             if self.budget.used + len(rows) > limit:
@@ -56,6 +59,13 @@ class BlackBox:
         if len(released) != len(rows):
             raise FaultError(Fault.BUDGET_SPENT)
         return [unpack_answer(release.value) for release in released]
+
+    def _predict(self, rows: Float32Array) -> Float32Array:
+        """Return probabilities; zeros where the graph fails, for a failure is an answer and counts as one."""
+        try:
+            return self.predictor.predict(rows)
+        except GraphError:
+            return np.zeros((len(rows), self.offer.schema.classes), dtype=np.float32)
 
 
 def open_monitor(policy: Policy, state: kernel.State, *, used: int) -> Monitor:

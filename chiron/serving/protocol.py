@@ -32,7 +32,12 @@ class Answer:
 
 
 def pack_answer(probabilities: Float32Array) -> int:
-    """Return top class and rounded score of one row's probabilities, shape (classes,), as 16 bits."""
+    """Return top class and rounded score of one row's probabilities, shape (classes,), as 16 bits.
+
+    A model that computes NaN answers class 0 with score 0: that it did so must not show in another way.
+    """
+    if not np.isfinite(probabilities).all():
+        return 0
     target = int(np.argmax(probabilities))
     score = min(SCORE_TOP, max(0, round(float(probabilities[target]) * SCORE_TOP)))
     return target << 8 | score
@@ -70,7 +75,7 @@ def _rows(data: object, shape: tuple[int, ...]) -> Float32Array:
     try:
         with np.errstate(over="ignore"):
             rows = np.asarray(data, dtype=np.float64).astype(np.float32)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise FaultError(Fault.NOT_FINITE) from error
     if rows.size != np.prod(shape, dtype=np.int64):
         raise FaultError(Fault.WRONG_SHAPE)

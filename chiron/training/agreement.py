@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _APPROVAL_DOMAIN = b"chiron approval v1\0"
 _RECEIPT_DOMAIN = b"chiron receipt v1\0"
 _REQUEST_DOMAIN = b"chiron request v1\0"
+RECEIPT_VERSION = 1
+RECEIPT_FIELDS = (
+    "version", "offer", "approvals", "outcome", "simulated", "evidence", "private_training", "finished_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,13 @@ class Offer:
         """Parse what `as_dict` wrote.
 
         Raises:
-            TrainingError: a key is unknown or missing.
+            TrainingError: a key is unknown or missing, or the slots are not those of header and schema.
         """
         if set(fields) != {*cls.__dataclass_fields__, "slots"} or set(fields["header"]) != set(FIELDS):
             raise TrainingError(
                 "the offer is not of this version of Chiron: use the same version on both sides"
             )
-        return cls(
+        offer = cls(
             job=JobId(fields["job"]),
             policy=PolicyDigest(fields["policy"]),
             operator=PartyKey(bytes.fromhex(fields["operator"])),
@@ -80,6 +84,11 @@ class Offer:
             dataset=fields["dataset"],
             bits=fields["bits"],
         )
+        if offer.as_dict()["slots"] != fields["slots"]:
+            raise TrainingError(
+                "the offer's slots do not follow from its header and schema: do not approve it"
+            )
+        return offer
 
     @property
     def digest(self) -> bytes:
@@ -165,8 +174,17 @@ class Receipt:
         return cls(outer["body"], outer["signature"])
 
     def stated(self) -> dict[str, Any]:
-        """Return what the receipt states, not yet verified: it names the Evidence to verify it with."""
-        return parse_map(self.body)
+        """Return what the receipt states, not yet verified: it names the Evidence to verify it with.
+
+        Raises:
+            TrainingError: a field is unknown or missing, or the receipt is of another version.
+        """
+        fields = parse_map(self.body)
+        if set(fields) != set(RECEIPT_FIELDS) or fields["version"] != RECEIPT_VERSION:
+            raise TrainingError(
+                f"the file is no Chiron receipt of version {RECEIPT_VERSION}: fetch it again with `receipt JOB`"
+            )
+        return fields
 
     def verify(self, lead: bytes) -> None:
         """Check that the lead's key (Ed25519, 32 bytes) has signed exactly this.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.policy import kernel
-from chiron.training.agreement import Offer, Receipt, sign_receipt
+from chiron.training.agreement import RECEIPT_VERSION, Offer, Receipt, sign_receipt
 from chiron.training.errors import TrainingError
 from chiron.training.node import Role
 from chiron.training.results import ACCURACY_STEPS, LOSS_STEP, quantise
@@ -170,7 +170,7 @@ def _receipt_fields(
     node: Node, offer: Offer, *, approvals: dict[str, bytes], succeeded: bool
 ) -> dict[str, Any]:
     return {
-        "version": 1,
+        "version": RECEIPT_VERSION,
         "offer": offer.as_dict(),
         "approvals": {party: signature.hex() for party, signature in sorted(approvals.items())},
         "outcome": "sealed" if succeeded else "failed",

@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import cbor2
+
 from chiron.guest_api.errors import GuestApiError
 from chiron.policy.kernel import StopReason
 from chiron.training.agreement import verify_approval, verify_request
@@ -38,16 +40,18 @@ class Lead:
         while True:
             try:
                 request = receive_map(channel)
+                send_map(channel, self._reply(channel.exporter, request))
             except ChannelError:
                 return  # the party hung up
-            send_map(channel, self._reply(channel.exporter, request))
+            except TrainingError:
+                return  # it does not speak the protocol
 
     def _reply(self, exporter: bytes, request: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"ok": self._answer(exporter, request)}
         except RefusedError as error:
             return {"error": error.code.value}
-        except (TrainingError, KeyError, TypeError, ValueError):
+        except (TrainingError, KeyError, TypeError, ValueError, cbor2.CBORError):
             return {"error": Code.BAD_REQUEST.value}
 
     def _answer(self, exporter: bytes, request: dict[str, Any]) -> object:

@@ -73,6 +73,8 @@ def unpad(message: bytes) -> bytes:
     Raises:
         TrainingError: the length inside does not fit the message.
     """
+    if len(message) < _LENGTH.size:
+        raise TrainingError(f"a padded message has at least {_LENGTH.size} bytes, not {len(message)}")
     (length,) = _LENGTH.unpack_from(message)
     if length > len(message) - _LENGTH.size:
         raise TrainingError("a padded message names a length beyond its end")
