@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Value = TypeVar("Value")
-SLICE_BYTES = 1 << 20
+RECORD_BYTES = 1 << 14  # a TLS record's content (RFC 8446, section 5.1): OpenSSL takes and gives one a call
 _MILLISECOND = 1000
 
 
@@ -49,7 +49,7 @@ class Transport:
         """
         view = memoryview(data).cast("B")
         while view:
-            piece = bytes(view[:SLICE_BYTES])
+            piece = bytes(view[:RECORD_BYTES])
             view = view[self._complete(partial(self.tls.send, piece)) :]
 
     def recv(self, size: int) -> bytes:
@@ -72,7 +72,7 @@ class Transport:
         out = bytearray(size)
         view = memoryview(out)
         while view:
-            count = self._complete(partial(self.tls.recv_into, view, min(len(view), SLICE_BYTES)))
+            count = self._complete(partial(self.tls.recv_into, view, min(len(view), RECORD_BYTES)))
             view = view[count:]
         return bytes(out)
 

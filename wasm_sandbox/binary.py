@@ -40,7 +40,8 @@ def _check_preamble(guest: bytes) -> None:
     # wasmtime would read anything without the magic number as WebAssembly text: text is not a guest.
     if guest[:4] != MAGIC:
         raise GuestRefusedError(
-            r"it is not WebAssembly (no '\0asm' at its start): give the compiled binary", rule="binary"
+            r"it is not WebAssembly (no '\0asm' at its start): give the compiled binary, not text",
+            rule="binary",
         )
     if guest[4:8] != VERSION:
         raise GuestRefusedError(

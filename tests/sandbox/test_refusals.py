@@ -60,7 +60,7 @@ def test_what_is_not_a_core_binary_is_refused(binary: bytes) -> None:
 
 
 def test_text_is_told_apart_from_a_damaged_binary() -> None:
-    assert "not text or source" in str(refusal(b"(module)"))
+    assert "not text" in str(refusal(b"(module)"))
     assert "a component?" in str(refusal(b"\0asm\x0d\0\x01\0"))
 
 
