@@ -43,13 +43,11 @@ def register(commands: Commands) -> None:
 
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Run configure, create and some steps."""
-    outcome = dry_run(
-        chosen.guest.read_bytes(),
-        load_dataset(chosen.data),
-        policy_bytes=(spec_folder() / "policy.toml").read_bytes(),
-        seed=chosen.seed,
-        steps=chosen.steps,
-    )
+    guest, policy = chosen.guest.read_bytes(), (spec_folder() / "policy.toml").read_bytes()
+    with output.progress() as progress:
+        progress.add_task("running the guest", total=None)
+        data = load_dataset(chosen.data)
+        outcome = dry_run(guest, data, policy_bytes=policy, seed=chosen.seed, steps=chosen.steps)
     output.result(asdict(outcome), describe(outcome))
 
 

@@ -41,6 +41,7 @@ def register(commands: Commands) -> None:
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Show one or all jobs."""
     platform = Platform(chosen.platform)
+    output.simulated = platform.describe()["simulated"]
     if chosen.job is None:
         for job in platform.jobs():
             output.result(job, _line(job))

@@ -58,7 +58,7 @@ def register(commands: Commands) -> None:
 
 def run_submit(chosen: argparse.Namespace, output: Output) -> None:
     """Submit a guest under a new job id."""
-    platform, home = party.connection(chosen)
+    platform, home = party.connection(chosen, output)
     job = new_job_id()
     seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
     guest = chosen.guest.read_bytes()
@@ -69,7 +69,7 @@ def run_submit(chosen: argparse.Namespace, output: Output) -> None:
 
 def run_metrics(chosen: argparse.Namespace, output: Output) -> None:
     """Show loss per epoch and accuracy as far as the policy releases them."""
-    platform, home = party.connection(chosen)
+    platform, home = party.connection(chosen, output)
     metrics = ask_lead(platform, home, {"ask": "metrics", "job": party.job_of(chosen)})
     losses = "  ".join(f"{loss:.2f}" for loss in metrics["losses"])
     text = f"held-out accuracy {metrics['accuracy']:.1%}\nloss per epoch    {losses}"
@@ -78,6 +78,6 @@ def run_metrics(chosen: argparse.Namespace, output: Output) -> None:
 
 def run_log(chosen: argparse.Namespace, output: Output) -> None:
     """Show the guest's log, and why it was refused if it was."""
-    platform, home = party.connection(chosen)
+    platform, home = party.connection(chosen, output)
     text = ask_lead(platform, home, {"ask": "log", "job": party.job_of(chosen)})
     output.result({"log": text}, escape(text) or "(empty)")

@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 SIMULATED = "SIMULATED enclaves: no hardware protects this run. For trying out and testing only."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Output:
-    """Where a command's results go."""
+    """Where a command's results go. Once `simulated` is set, every result says so."""
 
     as_json: bool
+    simulated: bool = False
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
 
     def result(self, value: dict[str, Any], text: str) -> None:
         """Show one result: the JSON value, or the text."""
         if self.as_json:
-            print(json.dumps(value), flush=True)
+            print(json.dumps(value | {"simulated": True} if self.simulated else value), flush=True)
         else:
-            self.console.print(text)
+            self.console.print(f"[yellow](simulated)[/] {text}" if self.simulated else text)
 
     def say(self, text: str) -> None:
         """Tell a person something that is no result."""
@@ -37,7 +38,8 @@ class Output:
             self.console.print(text)
 
     def warn_simulated(self) -> None:
-        """Say that nothing here is protected by hardware, whatever the form of the output."""
+        """Say that nothing here is protected by hardware, now and with every result."""
+        self.simulated = True
         if self.as_json:
             print(json.dumps({"warning": SIMULATED}), file=sys.stderr)
         else:

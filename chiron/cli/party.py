@@ -15,7 +15,7 @@ from chiron.parties.home import create_home, open_home
 from chiron.parties.platform import Platform
 from chiron.policy.loader import load_policy
 from chiron.training.submission import parse_job_id
-from enclave import write_atomically
+from enclave import EvidenceFormat, write_atomically
 
 if TYPE_CHECKING:
     import argparse
@@ -82,9 +82,11 @@ def register_shared(group: Commands, who: str) -> None:
     receipt.set_defaults(run=run_receipt)
 
 
-def connection(chosen: argparse.Namespace) -> tuple[Platform, Home]:
-    """Return platform and key directory of a command."""
-    return Platform(chosen.platform), open_home(chosen.home)
+def connection(chosen: argparse.Namespace, output: Output) -> tuple[Platform, Home]:
+    """Return platform and key directory of a command; results say so where simulated Evidence is trusted."""
+    home = open_home(chosen.home)
+    output.simulated = home.reference.format is EvidenceFormat.SIMULATED
+    return Platform(chosen.platform), home
 
 
 def job_of(chosen: argparse.Namespace) -> JobId:
@@ -101,7 +103,7 @@ def run_init(chosen: argparse.Namespace, output: Output) -> None:
 
 def run_approve(chosen: argparse.Namespace, output: Output) -> None:
     """Show what a job will say publicly and what it costs in bits, then approve it."""
-    platform, home = connection(chosen)
+    platform, home = connection(chosen, output)
     offer = fetch_offer(platform, home, job_of(chosen), policy=load_policy())
     output.result(offer.as_dict(), describe_offer(offer))
     if not chosen.yes and not _agrees():
@@ -112,14 +114,14 @@ def run_approve(chosen: argparse.Namespace, output: Output) -> None:
 
 def run_refuse(chosen: argparse.Namespace, output: Output) -> None:
     """Refuse a job's offer; the job ends."""
-    platform, home = connection(chosen)
+    platform, home = connection(chosen, output)
     refuse(platform, home, job_of(chosen))
     output.result({"refused": chosen.job}, f"refused job {chosen.job}")
 
 
 def run_receipt(chosen: argparse.Namespace, output: Output) -> None:
     """Fetch a finished job's receipt, verify it, show it and keep it if asked to."""
-    platform, home = connection(chosen)
+    platform, home = connection(chosen, output)
     receipt, fields = fetch_receipt(platform, home, job_of(chosen))
     if chosen.output is not None:
         write_atomically(chosen.output, receipt.to_bytes())

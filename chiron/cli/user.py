@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chiron.cli.output import Commands, Output
 
 WHO = "user"
+MANY = 20  # requests that take over a second show a bar
 
 
 def register(commands: Commands) -> None:
@@ -52,7 +53,7 @@ def register(commands: Commands) -> None:
 
 def run_submit(chosen: argparse.Namespace, output: Output) -> None:
     """Submit a data set to a job."""
-    platform, home = party.connection(chosen)
+    platform, home = party.connection(chosen, output)
     job = party.job_of(chosen)
     dataset = load_dataset(chosen.data, classes=chosen.classes)
     with output.progress() as progress:
@@ -73,12 +74,14 @@ def run_submit(chosen: argparse.Namespace, output: Output) -> None:
 
 def run_query(chosen: argparse.Namespace, output: Output) -> None:
     """Query the model with every row of a file."""
-    platform, home = party.connection(chosen)
+    platform, home = party.connection(chosen, output)
     rows = load_rows(chosen.input)
     with QueryClient(platform, home, party.job_of(chosen)) as client:
         shape = tuple(client.metadata()["inputs"][0]["shape"][1:])
         rows = rows_for(rows, shape)
         parts = np.array_split(rows, range(ROWS_A_REQUEST, len(rows), ROWS_A_REQUEST))
-        answers = [answer for part in parts for answer in client.predict(part)]
+        with output.progress() as progress:
+            asked = progress.track(parts, description="asking") if len(parts) > MANY else parts
+            answers = [answer for part in asked for answer in client.predict(part)]
     value = {"answers": [{"class": a.target, "score": a.score} for a in answers]}
     output.result(value, "\n".join(f"class {a.target}  score {a.score:.3f}" for a in answers))

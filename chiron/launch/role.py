@@ -37,6 +37,7 @@ _OUTPUT = threading.Lock()
 def main() -> None:
     """Start the enclave that the first line describes, then obey commands until standard input ends."""
     sys.setswitchinterval(SWITCH_S)
+    threading.excepthook = _log_kind_only
     configuration = json.loads(sys.stdin.readline())
     role = Role(configuration["role"])
     attester = SimulatedAttester(Path(configuration["simulated_cpu"]), runtime_measurement())
@@ -57,6 +58,11 @@ def emit(event: dict[str, Any]) -> None:
     with _OUTPUT:
         sys.stdout.write(json.dumps(event) + "\n")
         sys.stdout.flush()
+
+
+def _log_kind_only(ended: threading.ExceptHookArgs) -> None:
+    """Log which kind of error ended a thread: its text is not for the platform to read."""
+    sys.stderr.write(f"a thread ended: {ended.exc_type.__name__}\n")
 
 
 def _start(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 IDX_UINT8 = 0x08  # type code of the IDX format: http://yann.lecun.com/exdb/mnist, "THE IDX FILE FORMAT"
+UNREADABLE = (  # what numpy, gzip and zipfile raise on files that are missing, cut, changed or encrypted
+    OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError,
+)  # fmt: skip
 NPZ_KEYS = ("rows", "targets", "held_out_rows", "held_out_targets")
 
 
@@ -46,7 +50,7 @@ def load_dataset(path: Path, *, classes: int | None = None) -> Dataset:
         return _dataset(arrays, classes)
     except (DatasetError, PartyError) as error:
         raise PartyError(f"{path}: {error}") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, struct.error) as error:
+    except UNREADABLE as error:
         raise PartyError(
             f"{path} cannot be read (missing, truncated or not NPZ or IDX): fetch it again"
         ) from error
@@ -59,18 +63,21 @@ def load_rows(path: Path) -> NDArray[np.float32]:
         PartyError: the file is missing, truncated or holds no numbers.
     """
     try:
-        rows = np.load(path, allow_pickle=False)
-        return as_float(rows)
-    except (OSError, EOFError, ValueError, TypeError) as error:
+        with path.open("rb") as source:
+            return as_float(np.lib.format.read_array(source, allow_pickle=False))
+    except (*UNREADABLE, TypeError) as error:
         raise PartyError(f"{path} cannot be read as NPY numbers: write it with numpy.save") from error
 
 
 def _dataset(arrays: list[NDArray[Any]], classes: int | None) -> Dataset:
     rows, targets = arrays[:2]
-    if targets.ndim != 1 or targets.dtype.kind not in "iu" or len(targets) == 0:
-        raise DatasetError(
-            f"targets have shape {targets.shape} and type {targets.dtype}: one whole number a row"
-        )
+    for part in arrays[1::2]:
+        if part.ndim != 1 or part.dtype.kind not in "iu" or len(part) == 0:
+            raise DatasetError(
+                f"targets have shape {part.shape} and type {part.dtype}: one whole number a row"
+            )
+    if rows.ndim == 0:
+        raise DatasetError("rows have no dimension: give them the shape (n, ...)")
     wanted = int(max(part.max() for part in arrays[1::2])) + 1 if classes is None else classes
     if len(rows) != len(targets):
         raise DatasetError(f"{len(rows)} rows but {len(targets)} targets: give each row one target")
@@ -82,13 +89,16 @@ def _dataset(arrays: list[NDArray[Any]], classes: int | None) -> Dataset:
 
 
 def _npz(path: Path) -> list[NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as archive:
-        names = set(archive.files) if isinstance(archive, np.lib.npyio.NpzFile) else set()
+    with path.open("rb") as source, np.lib.npyio.NpzFile(source, allow_pickle=False) as archive:
+        names = set(archive.files)
         if names not in ({*NPZ_KEYS[:2]}, {*NPZ_KEYS}):
             raise DatasetError(
                 f"an NPZ holds {list(NPZ_KEYS[:2])} and, if any, {list(NPZ_KEYS[2:])}: name them so"
             )
-        return [archive[name] for name in NPZ_KEYS if name in names]
+        arrays = [archive[name] for name in NPZ_KEYS if name in names]
+    if not all(isinstance(array, np.ndarray) for array in arrays):  # other members come as bytes
+        raise DatasetError("the NPZ's members are no arrays: write it with numpy.savez")
+    return arrays
 
 
 def _idx_folder(folder: Path) -> list[NDArray[Any]]:

@@ -29,18 +29,23 @@ def create_home(folder: Path, reference: Path) -> Home:
     """Make a new key directory with a copy of the reference values.
 
     Raises:
-        PartyError: the directory holds a key already (it is never overwritten), or the values do not parse.
+        PartyError: the directory holds a key already (it is never overwritten), cannot be written, or the
+            values do not parse.
     """
     if (folder / KEY_FILE).exists():
         raise PartyError(f"{folder} already holds a key: use it, or choose another --home")
     values = _reference(reference)
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    write_atomically(folder / REFERENCE_FILE, reference.read_bytes())
     signer = Ed25519PrivateKey.generate()
-    descriptor = os.open(folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as sink:
-        sink.write(signer.private_bytes_raw())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        write_atomically(folder / REFERENCE_FILE, values.to_json())
+        descriptor = os.open(folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as sink:
+            sink.write(signer.private_bytes_raw())
+    except OSError as error:
+        text = f"{folder} cannot be made a key directory ({error.strerror})"
+        raise PartyError(f"{text}: choose another --home") from error
     return Home(signer, values)
 
 

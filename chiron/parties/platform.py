@@ -9,7 +9,7 @@ import httpx
 
 from chiron.parties.errors import PartyError
 from chiron.training.agreement import sign_request
-from chiron.training.errors import REMEDIES, Code
+from chiron.training.errors import REMEDIES, Code, TrainingError
 from chiron.training.node import ROLE, Role
 from chiron.training.wire import canonical, receive_map, send_map
 from enclave import ChannelError, connect
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from enclave import Channel
 
 TIMEOUT_S = 30.0
+MAX_PORT = 65535
 
 
 class Platform:
@@ -38,7 +39,9 @@ class Platform:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the public state of all jobs."""
-        jobs: list[dict[str, Any]] = self._get("/v1/jobs")["jobs"]
+        jobs = self._get("/v1/jobs").get("jobs")
+        if not isinstance(jobs, list):
+            raise PartyError(self._not_understood())
         return jobs
 
     def job(self, job: JobId) -> dict[str, Any]:
@@ -52,12 +55,27 @@ class Platform:
 
     def address(self, role: Role) -> tuple[str, int]:
         """Return where the platform says an enclave listens."""
-        host, _, port = str(self.describe()["endpoints"][role.value]).rpartition(":")
-        return host, int(port)
+        try:
+            host, _, port = str(self.describe()["endpoints"][role.value]).rpartition(":")
+            number = int(port)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PartyError(self._not_understood()) from error
+        if not 0 < number <= MAX_PORT:
+            raise PartyError(self._not_understood())
+        return host, number
 
     def _get(self, path: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._checked(self._send("GET", path)).json()
+        response = self._checked(self._send("GET", path))
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise PartyError(self._not_understood()) from error
+        if not isinstance(answer, dict):
+            raise PartyError(self._not_understood())
         return answer
+
+    def _not_understood(self) -> str:
+        return f"{self.url} does not answer like a Chiron platform of this version: check --platform"
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401  httpx options
         try:
@@ -115,11 +133,11 @@ def ask_lead(platform: Platform, home: Home, body: dict[str, Any]) -> Any:  # no
         try:
             send_map(channel, {"party": party, "body": body, "signature": signature})
             answer = receive_map(channel)
-        except ChannelError as error:
+        except (ChannelError, TrainingError) as error:
             raise PartyError(f"the connection to the lead broke: {error}") from error
     if "error" in answer:
         code = answer["error"]
-        known = code in set(Code)
+        known = code in list(Code)
         raise PartyError(
             f"the lead refused ({code}): {REMEDIES[Code(code)]}" if known else "the lead refused"
         )

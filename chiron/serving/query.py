@@ -37,12 +37,12 @@ OPEN_FAULTS = (TrainingError, ServingError, EnclaveError, GraphError, OSError)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request: method, path, body, and the Authorization header's value."""
+    """One HTTP request: method, path, the Authorization header's value, body (None where over the limit)."""
 
     method: str
     path: str
     authorization: str
-    body: bytes
+    body: bytes | None
 
 
 @dataclass(slots=True)
@@ -111,6 +111,8 @@ class QueryNode:
                 return {"name": job, "ready": True}
             case ["POST", "v2", "models", job, "infer"]:
                 model = self._model(job, request, exporter=exporter)
+                if request.body is None:
+                    raise FaultError(Fault.TOO_LARGE)
                 return inference_body(job, model.answer(parse_request(request.body, model.offer.schema)))
             case _:
                 raise FaultError(Fault.NOT_FOUND)
@@ -153,9 +155,9 @@ def _wait_for_grid(received: float, grid_s: float) -> None:
 
 
 def _read_request(connection: h11.Connection, channel: Channel) -> Request | None:
-    """Read one request, or None when the caller has ended."""
+    """Read one request, or None when the caller has ended. A body over the limit is read, but not kept."""
     head: h11.Request | None = None
-    body = bytearray()
+    body: bytearray | None = bytearray()
     while True:
         event = connection.next_event()
         match event:
@@ -164,16 +166,21 @@ def _read_request(connection: h11.Connection, channel: Channel) -> Request | Non
             case h11.Request():
                 head = event
             case h11.Data(data=data):
-                body += data
-                if len(body) > MAX_BODY_BYTES:
-                    raise h11.RemoteProtocolError("body over the limit")
+                body = _grown(body, data)
             case h11.EndOfMessage() if head is not None:
-                return _request(head, bytes(body))
+                return _request(head, None if body is None else bytes(body))
             case _:
                 return None
 
 
-def _request(head: h11.Request, body: bytes) -> Request:
+def _grown(body: bytearray | None, data: bytes) -> bytearray | None:
+    if body is None or len(body) + len(data) > MAX_BODY_BYTES:
+        return None
+    body += data
+    return body
+
+
+def _request(head: h11.Request, body: bytes | None) -> Request:
     fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
     path = head.target.decode("latin-1")
     return Request(head.method.decode("latin-1"), path, fields.get("authorization", ""), body)

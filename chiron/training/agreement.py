@@ -181,9 +181,8 @@ class Receipt:
         """
         fields = parse_map(self.body)
         if set(fields) != set(RECEIPT_FIELDS) or fields["version"] != RECEIPT_VERSION:
-            raise TrainingError(
-                f"the file is no Chiron receipt of version {RECEIPT_VERSION}: fetch it again with `receipt JOB`"
-            )
+            text = f"the file is no Chiron receipt of version {RECEIPT_VERSION}"
+            raise TrainingError(f"{text}: fetch it again with `receipt JOB`")
         return fields
 
     def verify(self, lead: bytes) -> None:

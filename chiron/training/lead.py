@@ -17,6 +17,7 @@ from chiron.training.job import JobRun
 from chiron.training.submission import JobId, PartyKey
 from chiron.training.wire import canonical, receive_map, send_map
 from enclave import ChannelError, EnclaveError
+from wasm_sandbox import SandboxError
 
 if TYPE_CHECKING:
     from chiron.training.exchange import Cell
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from enclave import Channel
 
 Value = TypeVar("Value")
-PLATFORM_FAULTS = (TrainingError, GuestApiError, EnclaveError, OSError)
+PLATFORM_FAULTS = (TrainingError, GuestApiError, SandboxError, EnclaveError, OSError)
 
 
 @dataclass(slots=True)
@@ -67,6 +68,8 @@ class Lead:
 
     def attach(self, job: JobId, *, guest: str, dataset: str) -> None:
         """Run a job from its two submissions (paths on the platform's disk), in a thread of its own."""
+        if job in self.jobs:
+            return  # a platform that attaches a job twice gets it once
         run = JobRun(self.node, self.cell, job)
         self.jobs[job] = run
         threading.Thread(target=_drive, args=(run, guest, dataset), daemon=True).start()

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from enclave import ChannelError, HpkeKey, accept, connect, generate_hpke_key, make_identity
+from chiron.guest_api.errors import GuestApiError
+from chiron.training.errors import TrainingError
+from enclave import (
+    ChannelError,
+    EnclaveError,
+    HpkeKey,
+    accept,
+    connect,
+    generate_hpke_key,
+    make_identity,
+)
+from paramserver import ParamServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
 
 HANDSHAKE_S = 10.0
 ROLE, POLICY, HPKE, SIGNER = "chiron-role", "chiron-policy", "chiron-hpke", "chiron-signer"
+CONNECTION_FAULTS = (TrainingError, GuestApiError, EnclaveError, ParamServerError, OSError)
 Address = tuple[str, int]
 
 
@@ -125,8 +137,11 @@ def _serve_one(
     except ChannelError:
         node.emit({"event": "rejected", "role": node.role.value})  # which check failed is the peer's to learn
         return
-    with channel:
-        handle(channel)
+    try:
+        with channel:
+            handle(channel)
+    except CONNECTION_FAULTS:
+        node.emit({"event": "dropped", "role": node.role.value})  # no text: the log is the platform's
 
 
 def peer_role(channel: Channel) -> Role | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,14 +38,21 @@ if TYPE_CHECKING:
 _SHAPES = {"constant": RateShape.CONSTANT, "cosine": RateShape.COSINE}
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker's connection; `ended` is set when its job is over and the connection may close."""
+
+    channel: Channel
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
 @dataclass(slots=True)
 class ServerNode:
-    """Meets the lead and the workers of one job at a time."""
+    """Meets the lead and the workers of each job. One thread a connection."""
 
     node: Node
-    arrivals: queue.SimpleQueue[tuple[JobId, int, Channel, queue.SimpleQueue[None]]] = field(
-        default_factory=queue.SimpleQueue
-    )
+    joined: dict[tuple[JobId, int], Joined] = field(default_factory=dict)
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
     def handle(self, channel: Channel) -> None:
         """Serve one connection: the lead's drives a job, a worker's joins it and stays until it ends."""
@@ -54,43 +61,47 @@ class ServerNode:
             case Role.LEAD, "prepare":
                 self._train(channel, Offer.from_dict(hello["offer"]))
             case Role.WORKER, "join":
-                ended: queue.SimpleQueue[None] = queue.SimpleQueue()
-                self.arrivals.put((hello["job"], hello["index"], channel, ended))
-                ended.get()
+                worker = Joined(channel)
+                with self.changed:
+                    self.joined[hello["job"], hello["index"]] = worker
+                    self.changed.notify_all()
+                send_map(channel, {"joined": True})
+                worker.ended.wait()
             case _:
                 raise TrainingError("only the lead and its workers talk to a parameter server")
 
     def _train(self, lead: Channel, offer: Offer) -> None:
         send_map(lead, {"ready": True})
-        plan = parse_plan_message(lead.recv_exactly(PLAN_BYTES))
-        initial = np.zeros(offer.header.parameters, dtype=np.float32)
-        given = np.frombuffer(unpad(lead.recv_exactly(parameter_message_bytes(offer.header))), dtype="<f4")
-        initial[: given.size] = given
-        workers = self._collect(offer)
         try:
-            result = _serve([channel for channel, _ in workers], initial, plan=plan, offer=offer)
+            plan = parse_plan_message(lead.recv_exactly(PLAN_BYTES))
+            given = unpad(lead.recv_exactly(parameter_message_bytes(offer.header)))
+            initial = np.zeros(offer.header.parameters, dtype=np.float32)
+            initial[: len(given) // 4] = np.frombuffer(given, dtype="<f4")
+            channels = [worker.channel for worker in self._workers(offer)]
+            result = _serve(channels, initial, plan=plan, offer=offer)
         except ExchangeError as error:
             send_map(lead, {"lost": str(error)})
             return
         finally:
-            for _, ended in workers:
-                ended.put(None)
+            self._dismiss(offer)
         send_map(lead, {"done": True})
         _send_result(lead, offer, result)
 
-    def _collect(self, offer: Offer) -> list[tuple[Channel, queue.SimpleQueue[None]]]:
+    def _workers(self, offer: Offer) -> list[Joined]:
         """Return the job's workers in their order; each has joined before the lead sends the plan."""
-        found: dict[int, tuple[Channel, queue.SimpleQueue[None]]] = {}
-        while len(found) < offer.header.workers:
-            try:
-                job, index, channel, ended = self.arrivals.get(timeout=HANDSHAKE_S)
-            except queue.Empty as error:
-                raise TrainingError("a worker did not join its parameter server") from error
-            if job == offer.job and 0 <= index < offer.header.workers and index not in found:
-                found[index] = (channel, ended)
-            else:
-                ended.put(None)  # left over from a job that is gone
-        return [found[index] for index in range(offer.header.workers)]
+        wanted = [(offer.job, index) for index in range(offer.header.workers)]
+        with self.changed:
+            if not self.changed.wait_for(lambda: all(key in self.joined for key in wanted), HANDSHAKE_S):
+                raise TrainingError("a worker did not join its parameter server")
+            return [self.joined[key] for key in wanted]
+
+    def _dismiss(self, offer: Offer) -> None:
+        """Let the connections of a job's workers close."""
+        with self.changed:
+            for index in range(offer.header.workers):
+                worker = self.joined.pop((offer.job, index), None)
+                if worker is not None:
+                    worker.ended.set()
 
 
 def _serve(

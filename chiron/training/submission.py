@@ -183,7 +183,7 @@ def _parse(raw: object) -> Manifest:
     fields: dict[str, Any] = parse_map(raw)
     if set(fields) != set(Manifest.__dataclass_fields__):
         raise TrainingError(f"a manifest has exactly the keys {sorted(Manifest.__dataclass_fields__)}")
-    if fields["kind"] not in set(Kind) or not isinstance(fields["party"], bytes):
+    if fields["kind"] not in list(Kind) or not isinstance(fields["party"], bytes):
         raise TrainingError("a manifest names its kind and its party's key")
     kind = Kind(fields["kind"])
     seed, schema, envelope = fields["seed"], fields["schema"], fields["envelope"]

@@ -45,6 +45,8 @@ def handle(node: Node, channel: Channel) -> None:
     host, port = request["server"]
     with node.dial((host, port), Role.SERVER) as server:
         send_map(server, {"do": "join", "job": offer.job, "index": index})
+        if receive_map(server) != {"joined": True}:
+            raise TrainingError("the parameter server did not take this worker in")
         send_map(channel, {"ready": True})
         graph = unpad(channel.recv_exactly(graph_message_bytes(offer.header)))
         batches = Batches(dataset, offer.header, seed=offer.seed, index=index)

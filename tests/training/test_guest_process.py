@@ -1,0 +1,255 @@
+"""A guest in its process: how each ending comes back, and that time ends it."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import cbor2
+import pytest
+import wasmtime
+from deployments import POLICY, POLICY_BYTES, small_dataset
+from guests import LOOP, TRAP, guest
+
+from chiron.guest_api import child
+from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.monitor import Monitor, state_to_dict
+from chiron.guest_api.process import OUT_OF_TIME, GuestProcess, GuestReport
+from chiron.guest_api.wire import MAX_MESSAGE_BYTES, read_message, write_message
+from chiron.policy import kernel
+from chiron.policy.header import encode_header
+from wasm_sandbox import GuestRefusedError
+
+DATASET = small_dataset()
+SEED = bytes(8)
+
+
+def monitor_in(phase: str = "Configure") -> Monitor:
+    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class)
+    return Monitor(POLICY, replace(state, phase=phase))
+
+
+def process(binary: bytes, *, data: bool = False) -> GuestProcess:
+    encoded = encode_dataset(DATASET) if data else None
+    return GuestProcess(binary, policy=POLICY_BYTES, schema=DATASET.schema, dataset=encoded)
+
+
+def run(
+    binary: bytes, export: str = "configure", *, deadline_ms: int = 20_000
+) -> tuple[GuestReport, Monitor]:
+    monitor = monitor_in("Configure" if export == "configure" else "Create")
+    with process(binary, data=export == "create") as started:
+        return started.run(export, monitor, seed=SEED, deadline_ms=deadline_ms), monitor
+
+
+def returning(value: int) -> bytes:
+    text = f"""(module (memory (export "memory") 1 1)
+      (func (export "configure") (result i32) (i32.const {value}))
+      (func (export "create") (result i32) (i32.const 0)))"""
+    return bytes(wasmtime.wat2wasm(text))
+
+
+def test_a_good_guest_returns_zero_and_its_state_comes_back() -> None:
+    report, monitor = run(guest())
+    assert report.ok
+    assert report.fuel > 0
+    assert monitor.state.alive
+    assert int.from_bytes(monitor.state.sinks["header"], "little") > 0
+    assert monitor.finish_phase()[-1] == kernel.Release(
+        "header",
+        POLICY.declassifiers["header"].to,
+        15,
+        encode_header(POLICY.menus, monitor.state.header or pytest.fail("no header")),
+    )
+
+
+@pytest.mark.parametrize("export", ["configure", "create"])
+def test_a_guest_that_traps_counts_as_fault_and_its_operator_reads_where(export: str) -> None:
+    report, monitor = run(guest(configure=TRAP, create=TRAP), export)
+    assert (report.ending, report.ok) == ("trapped", False)
+    assert not monitor.state.alive
+    assert "unreachable" in report.explain(export)
+
+
+def test_a_guest_that_does_not_return_zero_counts_as_fault() -> None:
+    report, monitor = run(returning(3))
+    assert (report.ending, report.value, report.ok) == ("returned", 3, False)
+    assert not monitor.state.alive
+    assert report.explain("configure") == "configure() returned 3: it must return 0"
+
+
+def test_a_denied_call_counts_as_fault() -> None:
+    report, monitor = run(guest(create="(drop (call $log (i32.const 0) (i32.const 4)))"), "create")
+    assert report.ending == "stopped by the host"
+    assert not monitor.state.alive
+    assert "not granted in this phase" in report.explain("create")
+
+
+def test_a_report_without_detail_is_a_short_sentence() -> None:
+    assert GuestReport("memory", None, 0, "").explain("create") == "create() ended: memory"
+
+
+def test_a_guest_out_of_time_is_killed_within_its_deadline_and_counts_as_fault() -> None:
+    monitor = monitor_in()
+    with process(guest(configure=LOOP)) as started:
+        began = time.monotonic()
+        report = started.run("configure", monitor, seed=SEED, deadline_ms=300)
+        took = time.monotonic() - began
+        assert started._child.wait(5) == -signal.SIGKILL
+    assert (report.ending, report.ok) == (OUT_OF_TIME, False)
+    assert 0.29 <= took < 2
+    assert not monitor.state.alive
+    assert monitor.finish_phase()[-1] == kernel.Release(
+        "header", POLICY.declassifiers["header"].to, 15, 0
+    )
+
+
+def test_a_child_that_dies_counts_as_fault() -> None:
+    monitor = monitor_in()
+    with process(guest(configure=LOOP)) as started:
+        killer = threading.Timer(0.2, os.kill, (started._child.pid, signal.SIGKILL))
+        killer.start()
+        report = started.run("configure", monitor, seed=SEED, deadline_ms=30_000)
+        killer.join()
+    assert report.ending == OUT_OF_TIME
+    assert not monitor.state.alive
+
+
+def test_a_child_that_is_gone_before_the_run_counts_as_fault() -> None:
+    monitor = monitor_in()
+    with process(guest()) as started:
+        os.kill(started._child.pid, signal.SIGKILL)
+        started._child.wait()
+        report = started.run("configure", monitor, seed=SEED, deadline_ms=30_000)
+    assert report.ending == OUT_OF_TIME
+    assert not monitor.state.alive
+
+
+def test_leaving_the_block_ends_the_child() -> None:
+    with process(guest()) as started:
+        assert started._child.poll() is None
+    assert started._child.poll() is not None
+
+
+@pytest.mark.parametrize("binary", [b"", b"not WebAssembly", bytes(wasmtime.wat2wasm("(module)"))])
+def test_a_guest_that_breaks_a_rule_is_refused_at_the_start(binary: bytes) -> None:
+    with pytest.raises(GuestRefusedError):
+        process(binary)
+
+
+def test_a_child_that_cannot_load_its_data_is_an_error() -> None:
+    with pytest.raises(GuestApiError, match="ended before it answered"):
+        GuestProcess(guest(), policy=POLICY_BYTES, schema=DATASET.schema, dataset=b"no data set")
+
+
+def loaded(binary: bytes) -> dict[str, object]:
+    return {
+        "guest": binary,
+        "policy": POLICY_BYTES,
+        "schema": DATASET.schema.as_dict(),
+        "dataset": encode_dataset(DATASET),
+    }
+
+
+class Pipes:
+    """Standard input and output of the child's main function, in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *messages: dict[str, object]) -> None:
+        reading, self._writing = os.pipe()
+        self.inbox, self.outbox = os.fdopen(reading, "rb"), io.BytesIO()
+        self._feed = os.fdopen(self._writing, "wb")
+        monkeypatch.setattr(sys, "stdin", type("In", (), {"buffer": self.inbox}))
+        monkeypatch.setattr(sys, "stdout", type("Out", (), {"buffer": self.outbox}))
+        self._writer = threading.Thread(target=self._write, args=(messages,))
+        self._writer.start()
+
+    def _write(self, messages: tuple[dict[str, object], ...]) -> None:
+        for message in messages:
+            write_message(self._feed, message)
+
+    def answers(self) -> list[dict[str, object]]:
+        self._writer.join()
+        self.outbox.seek(0)
+        found = []
+        while self.outbox.tell() < len(self.outbox.getvalue()):
+            found.append(read_message(self.outbox))
+        return found
+
+    def hang_up(self) -> None:
+        self._feed.close()
+        self.inbox.close()
+
+
+def test_the_child_answers_a_refused_guest_with_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipes = Pipes(monkeypatch, loaded(b"not WebAssembly"))
+    child.main()
+    (answer,) = pipes.answers()
+    assert set(answer) == {"refused", "rule"}
+    pipes.hang_up()
+
+
+def test_the_child_runs_one_export_and_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(child.os, "_exit", leave)
+    state = state_to_dict(monitor_in("Create").state)
+    pipes = Pipes(monkeypatch, loaded(guest()), {"export": "create", "state": state, "seed": SEED})
+    child.main()
+    ready, answer = pipes.answers()
+    assert ready == {"ready": True}
+    assert (answer["ending"], answer["value"]) == ("returned", 0)
+    assert not ended.is_set()
+    pipes._feed.close()
+    assert ended.wait(5)
+    assert codes == [1]
+    pipes.inbox.close()
+
+
+def test_the_childs_guest_that_traps_comes_back_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_end_with_parent", lambda _: None)
+    state = state_to_dict(monitor_in("Create").state)
+    pipes = Pipes(monkeypatch, loaded(guest(create=TRAP)), {"export": "create", "state": state, "seed": SEED})
+    child.main()
+    answer = pipes.answers()[1]
+    assert answer["ending"] == "trapped"
+    assert isinstance(answer["state"], dict)
+    assert answer["state"]["alive"] is False
+    pipes.hang_up()
+
+
+def framed(body: bytes) -> io.BytesIO:
+    return io.BytesIO(struct.pack("<Q", len(body)) + body)
+
+
+def test_a_message_survives_the_pipe() -> None:
+    pipe = io.BytesIO()
+    write_message(pipe, {"a": b"\0" * 1000})
+    pipe.seek(0)
+    assert read_message(pipe) == {"a": b"\0" * 1000}
+
+
+@pytest.mark.parametrize(
+    ("pipe", "words"),
+    [
+        (io.BytesIO(), "ended before"),
+        (io.BytesIO(b"\1\2"), "ended before"),
+        (io.BytesIO(struct.pack("<Q", 10) + b"short"), "ended before"),
+        (io.BytesIO(struct.pack("<Q", MAX_MESSAGE_BYTES + 1)), "over the limit"),
+        (framed(cbor2.dumps([1, 2])), "is a map"),
+    ],
+)
+def test_a_broken_message_is_refused(pipe: io.BytesIO, words: str) -> None:
+    with pytest.raises(GuestApiError, match=words):
+        read_message(pipe)
