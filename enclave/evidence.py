@@ -110,19 +110,20 @@ def decode_statements(raw: bytes) -> dict[str, bytes]:
         isinstance(name, str) and isinstance(content, bytes) for name, content in value.items()
     ):
         raise EnclaveError("statements are not a map of text to bytes")
-    if encode_statements(value) != raw:
-        raise EnclaveError("statements are not in the deterministic encoding (RFC 8949, section 4.2)")
     return value
 
 
 def decode_cbor(raw: bytes, *, what: str) -> object:
-    """Decode one CBOR value with nothing behind it.
+    """Decode one CBOR value in the deterministic encoding (RFC 8949, section 4.2), with nothing behind it.
 
     Raises:
         EnclaveError: the bytes are something else.
     """
     try:
         value: object = cbor2.loads(raw)
-    except (cbor2.CBORError, ValueError, RecursionError) as error:
+        same = cbor2.dumps(value, canonical=True) == raw
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError) as error:
         raise EnclaveError(f"{what}: not one CBOR value") from error
+    if not same:
+        raise EnclaveError(f"{what}: not one CBOR value in the deterministic encoding")
     return value

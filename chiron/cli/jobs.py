@@ -40,13 +40,13 @@ def register(commands: Commands) -> None:
 
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Show one or all jobs."""
+    job_id = None if chosen.job is None else parse_job_id(chosen.job)
     platform = Platform(chosen.platform)
     output.simulated = platform.describe()["simulated"]
-    if chosen.job is None:
+    if job_id is None:
         for job in platform.jobs():
             output.result(job, _line(job))
         return
-    job_id = parse_job_id(chosen.job)
     if chosen.wait or chosen.until:
         follow(platform, job_id, output, until=chosen.until)
     job = platform.job(job_id)

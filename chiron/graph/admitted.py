@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper, shape_inference
 
-from chiron.graph.operators import IR_VERSION, OUTPUT_OPSET
+from chiron.graph.errors import GraphError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from chiron.graph.operators import AttributeValue
+    from collections.abc import Mapping
 
 Float32Array = np.ndarray[Any, np.dtype[np.float32]]
-INPUT, LOGITS = "x", "logits"
+AttributeValue = int | float | tuple[int, ...]
 Shape = tuple[int, ...]
+INPUT, LOGITS = "x", "logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +29,49 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphLimits:
-    """The most a graph may be. `max_activation_values` counts the values of all tensors for one row."""
+    """The most a graph may be.
+
+    `max_taps` bounds the places of all convolution kernels together: each becomes nodes of the gradient
+    graph. `max_activation_bytes` bounds a training step of `max_batch` rows: see operators.Operator.workspace.
+    """
 
     max_bytes: int
     max_parameters: int
     max_nodes: int = 1024
-    max_activation_values: int = 1 << 24
+    max_taps: int = 2048
+    max_activation_bytes: int = 2 << 30
+    max_batch: int = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator: its inputs, one output and its attributes."""
+    """One operator: its inputs, one output, and every attribute of its row in the table."""
 
     operator: str
     inputs: tuple[str, ...]
     output: str
     attributes: Mapping[str, AttributeValue]
+
+    def integer(self, name: str) -> int:
+        """Return an attribute that is one integer."""
+        value = self.attributes[name]
+        if not isinstance(value, int):
+            raise TypeError(f"{name} of {self.operator} is no integer")
+        return value
+
+    def number(self, name: str) -> float:
+        """Return an attribute that is one number."""
+        value = self.attributes[name]
+        if not isinstance(value, float):
+            raise TypeError(f"{name} of {self.operator} is no float")
+        return value
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """Return an attribute that is a list of integers."""
+        value = self.attributes[name]
+        if not isinstance(value, tuple):
+            raise TypeError(f"{name} of {self.operator} is no list")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +87,26 @@ class Parameter:
         """Number of values."""
         return math.prod(self.shape)
 
+    @property
+    def span(self) -> slice:
+        """Its place in the flat vector."""
+        return slice(self.offset, self.offset + self.size)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdmittedGraph:
     """A network: input `x` (n, *input_shape), output `logits` (n, classes).
 
-    `initial` is float32 of shape (parameter_count,); `constants` are float32; `reshapes` holds one
-    row's shape for the output of each Reshape.
+    Args:
+        spec: what the data set demands.
+        nodes: operators, each behind what it reads.
+        parameters: the trainable tensors in the order of the flat vector.
+        initial: float32, shape (parameter_count,), finite.
+        constants: float32 tensors that are not trained, finite.
+        rows: for `x` and the output of each node, one row's shape (a batch puts its size in front).
+
+    Raises:
+        GraphError: `initial` has another size than the parameters, or a value is not finite.
     """
 
     spec: TensorSpec
@@ -77,73 +114,24 @@ class AdmittedGraph:
     parameters: tuple[Parameter, ...]
     initial: Float32Array
     constants: Mapping[str, Float32Array]
-    reshapes: Mapping[str, Shape]
+    rows: Mapping[str, Shape]
+
+    def __post_init__(self) -> None:
+        wanted = sum(parameter.size for parameter in self.parameters)
+        if self.initial.shape != (wanted,) or self.initial.dtype != np.float32:
+            raise GraphError(f"{wanted} float32 values are needed, not shape {self.initial.shape}")
+        for array in (self.initial, *self.constants.values()):
+            if not np.isfinite(array).all():
+                raise GraphError("an admitted graph holds NaN or infinity: admit it anew")
+            array.setflags(write=False)
 
     @property
     def parameter_count(self) -> int:
         """Number of trainable values."""
         return int(self.initial.size)
 
-
-def forward_nodes(graph: AdmittedGraph, batch: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Return nodes, and the tensors they need besides parameters; `batch` -1 leaves it open."""
-    tensors = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
-    nodes = []
-    for node in graph.nodes:
-        inputs = list(node.inputs)
-        if node.operator == "Reshape":
-            name = f"{node.output}.shape"
-            target = np.array([batch, *graph.reshapes[node.output]], dtype=np.int64)
-            tensors.append(numpy_helper.from_array(target, name))
-            inputs.append(name)
-        nodes.append(make_node(node.operator, inputs, [node.output], node.attributes))
-    return nodes, tensors
-
-
-def make_node(
-    operator: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, AttributeValue]
-) -> onnx.NodeProto:
-    """Return a node named after its first output."""
-    options: dict[str, Any] = dict(attributes)
-    return helper.make_node(operator, list(inputs), list(outputs), name=outputs[0], **options)
-
-
-def make_model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    *,
-    tensors: Sequence[onnx.TensorProto],
-) -> onnx.ModelProto:
-    """Return a model of standard operators at the one opset this package writes."""
-    made = helper.make_graph(list(nodes), "chiron", list(inputs), list(outputs), list(tensors))
-    opset = helper.make_opsetid("", OUTPUT_OPSET)
-    return helper.make_model(made, opset_imports=[opset], ir_version=IR_VERSION, producer_name="chiron")
-
-
-def value_info(
-    name: str, shape: Sequence[int | str], kind: int = onnx.TensorProto.FLOAT
-) -> onnx.ValueInfoProto:
-    """Return the declaration of a tensor."""
-    return helper.make_tensor_value_info(name, kind, list(shape))
-
-
-def forward_model(graph: AdmittedGraph, batch: int) -> onnx.ModelProto:
-    """Return the network for a fixed batch size, with its parameters as inputs."""
-    nodes, tensors = forward_nodes(graph, batch)
-    inputs = [value_info(INPUT, (batch, *graph.spec.input_shape))]
-    inputs += [value_info(p.name, p.shape) for p in graph.parameters]
-    outputs = [value_info(LOGITS, (batch, graph.spec.classes))]
-    return make_model(nodes, inputs, outputs, tensors=tensors)
-
-
-def infer_shapes(graph: AdmittedGraph, batch: int) -> dict[str, Shape]:
-    """Return every tensor's shape for a fixed batch size.
-
-    Raises:
-        onnx.shape_inference.InferenceError: two shapes do not fit.
-    """
-    model = shape_inference.infer_shapes(forward_model(graph, batch), check_type=True, strict_mode=True)
-    declared = [*model.graph.input, *model.graph.value_info, *model.graph.output]
-    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in declared}
-    return shapes | {name: array.shape for name, array in graph.constants.items()}
+    def shapes(self, batch: int) -> dict[str, Shape]:
+        """Return the shape of every tensor for a batch of this size."""
+        shapes = {name: (batch, *row) for name, row in self.rows.items()}
+        shapes |= {parameter.name: parameter.shape for parameter in self.parameters}
+        return shapes | {name: array.shape for name, array in self.constants.items()}

@@ -1,78 +1,137 @@
-"""The allow-list: every operator a guest's graph may use, with the attributes and inputs it may have.
+"""The allow-list: every operator a guest's graph may use. What is not here is refused.
 
-What is not here is refused. Each row's meaning is that of the ONNX operator at opset 17, which the rows'
-attribute rules keep equal over the opsets that are accepted.
+A row is all that is known of an operator: operands, attributes, the opsets at which it means the same as at
+the one opset this package writes, the shape of its output, its gradient, and the memory that costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
 
-AttributeValue = int | float | str | tuple[int, ...]
-Check = Callable[[AttributeValue], bool]
-MAX_WINDOW = 64  # kernel sizes, strides, pads
-OPSETS = range(13, 22)
-OUTPUT_OPSET, IR_VERSION = 17, 8
+from chiron.graph import rules_conv, rules_dense, rules_elementwise, rules_pool, shapes
+from chiron.graph.attributes import (
+    MAX_GROUPS,
+    NOTSET,
+    Attribute,
+    choice,
+    fixed,
+    integer,
+    integers,
+    number,
+)
+
+if TYPE_CHECKING:
+    from chiron.graph.admitted import Node, Shape
+    from chiron.graph.tape import Tape
+
+OPSETS = range(13, 26)
+
+
+class Operand(Enum):
+    """What may stand in an operand's place."""
+
+    ROWS = "the network's input or a node's output"
+    FIXED = "an initializer"
+    EITHER = "the network's input, a node's output or an initializer"
+    TARGET = "an int64 initializer: the target shape"
+
+
+def _no_workspace(_: Node, __: Sequence[Shape]) -> int:
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One row: how many inputs, and for each attribute a check of its value and the rule in words."""
+    """One row.
 
-    inputs: range
-    attributes: Mapping[str, tuple[Check, str]] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
+    Args:
+        operands: what may stand where; at least one must be rows.
+        shape: one row of the output from the operands; raises AdmissionError where they do not fit.
+        gradient: writes to the tape what the output's gradient (a tensor's name) gives to each operand.
+        attributes: the admitted ones.
+        optional: how many operands at the end may be left out.
+        opsets: where it means the same as at writer.OUTPUT_OPSET, given the attributes' rules.
+        workspace: values a row that the gradient keeps at once, besides tensors and their gradients.
+    """
 
-
-def _one_of(*values: AttributeValue) -> tuple[Check, str]:
-    return (
-        lambda value: type(value) in {type(v) for v in values} and value in values
-    ), f"one of {list(values)}"
-
-
-def _numbers(count: int, low: int, high: int = MAX_WINDOW) -> tuple[Check, str]:
-    def check(value: AttributeValue) -> bool:
-        return isinstance(value, tuple) and len(value) == count and all(low <= v <= high for v in value)
-
-    return check, f"{count} numbers from {low} to {high}"
-
-
-def _share(value: AttributeValue) -> bool:
-    return isinstance(value, float) and 0.0 <= value <= 1.0
+    operands: tuple[Operand, ...]
+    shape: Callable[[Node, Sequence[shapes.Tensor]], Shape]
+    gradient: Callable[[Tape, Node, str], None]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    optional: int = 0
+    opsets: range = OPSETS
+    workspace: Callable[[Node, Sequence[Shape]], int] = _no_workspace
 
 
+def _conv_workspace(node: Node, operands: Sequence[Shape]) -> int:
+    """Count the padded image and its transpose, one tap's view of it twice, and the gradient's transpose."""
+    channels, height, width = operands[0]
+    pads = node.integers("pads")
+    padded = channels * (height + pads[0] + pads[2]) * (width + pads[1] + pads[3])
+    return 4 * padded + math.prod(operands[-1])
+
+
+_ROWS, _FIXED, _EITHER = Operand.ROWS, Operand.FIXED, Operand.EITHER
 _WINDOW = {
-    "kernel_shape": _numbers(2, 1),
-    "strides": _numbers(2, 1),
-    "auto_pad": _one_of("NOTSET"),
+    "strides": integers(2, 1, default=1),
+    "pads": integers(4, 0, default=0),
+    "auto_pad": fixed(NOTSET),
 }
-_POOL = {**_WINDOW, "pads": _numbers(4, 0, 0), "ceil_mode": _one_of(0), "dilations": _numbers(2, 1, 1)}
-_ELEMENTWISE = Operator(range(2, 3))
+_POOL = {**_WINDOW, "kernel_shape": integers(2, 1, default=None, required=True), "ceil_mode": fixed(0)}
 
 OPERATORS: Mapping[str, Operator] = {
-    "Add": _ELEMENTWISE,
-    "Sub": _ELEMENTWISE,
-    "Mul": _ELEMENTWISE,
-    "Div": _ELEMENTWISE,
-    "Relu": Operator(range(1, 2)),
-    "LeakyRelu": Operator(range(1, 2), {"alpha": (_share, "a number from 0 to 1")}),
-    "Sigmoid": Operator(range(1, 2)),
-    "Tanh": Operator(range(1, 2)),
-    "MatMul": Operator(range(2, 3)),
+    "Add": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.add),
+    "Sub": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.sub),
+    "Mul": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.mul),
+    "Div": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.div),
+    "Relu": Operator((_ROWS,), shapes.same, rules_elementwise.relu),
+    "LeakyRelu": Operator(
+        (_ROWS,), shapes.same, rules_elementwise.leaky_relu, {"alpha": number(0.0, 1.0, default=0.01)}
+    ),
+    "Sigmoid": Operator((_ROWS,), shapes.same, rules_elementwise.sigmoid),
+    "Tanh": Operator((_ROWS,), shapes.same, rules_elementwise.tanh),
+    "MatMul": Operator((_ROWS, _FIXED), shapes.matmul, rules_dense.matmul),
     "Gemm": Operator(
-        range(2, 4),
-        {"alpha": _one_of(1.0), "beta": _one_of(1.0), "transA": _one_of(0), "transB": _one_of(0, 1)},
+        (_ROWS, _FIXED, _FIXED),
+        shapes.gemm,
+        rules_dense.gemm,
+        {"alpha": fixed(1.0), "beta": fixed(1.0), "transA": fixed(0), "transB": choice(0, 1)},
+        optional=1,
+    ),
+    "Flatten": Operator((_ROWS,), shapes.flatten, rules_dense.restore_shape, {"axis": fixed(1)}),
+    "Reshape": Operator(
+        (_ROWS, Operand.TARGET), shapes.same, rules_dense.restore_shape, {"allowzero": fixed(0)}
     ),
     "Conv": Operator(
-        range(2, 4),
-        {**_WINDOW, "pads": _numbers(4, 0), "dilations": _numbers(2, 1), "group": _one_of(1)},
+        (_ROWS, _FIXED, _FIXED),
+        shapes.conv,
+        rules_conv.conv,
+        {
+            **_WINDOW,
+            "kernel_shape": integers(2, 1, default=None),
+            "dilations": integers(2, 1, default=1),
+            "group": integer(1, MAX_GROUPS),
+        },
+        optional=1,
+        workspace=_conv_workspace,
     ),
-    "MaxPool": Operator(range(1, 2), {**_POOL, "storage_order": _one_of(0)}, ("kernel_shape", "strides")),
+    "MaxPool": Operator(
+        (_ROWS,),
+        shapes.max_pool,
+        rules_pool.max_pool,
+        {**_POOL, "dilations": integers(2, 1, default=1), "storage_order": fixed(0)},
+        workspace=lambda _, rows: 2 * math.prod(rows[-1]),
+    ),
     "AveragePool": Operator(
-        range(1, 2), {**_POOL, "count_include_pad": _one_of(0, 1)}, ("kernel_shape", "strides")
+        (_ROWS,),
+        shapes.average_pool,
+        rules_pool.average_pool,
+        {**_POOL, "count_include_pad": choice(0, 1), "dilations": fixed((1, 1))},
+        workspace=lambda _, rows: math.prod(rows[0]) + math.prod(rows[-1]),
     ),
-    "GlobalAveragePool": Operator(range(1, 2)),
-    "Flatten": Operator(range(1, 2), {"axis": _one_of(1)}),
-    "Reshape": Operator(range(2, 3), {"allowzero": _one_of(0)}),
+    "GlobalAveragePool": Operator((_ROWS,), shapes.global_pool, rules_pool.global_average_pool),
 }

@@ -7,26 +7,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import numpy_helper
 
-from chiron.graph.admitted import make_node
+from chiron.graph.writer import make_node
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import onnx
 
-    from chiron.graph.admitted import Shape
-    from chiron.graph.operators import AttributeValue
+    from chiron.graph.admitted import AttributeValue, Float32Array, Shape
 
 
 class Tape:
     """Nodes in order, shared constants, and gradients by the tensor they belong to."""
 
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, shapes: Mapping[str, Shape], *, wanted: frozenset[str]) -> None:
         self.shapes = dict(shapes)
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
+        self._wanted = wanted
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
         self._gradients: dict[str, list[str]] = {}
+
+    def wants(self, tensor: str) -> bool:
+        """Tell whether a tensor's gradient is needed."""
+        return tensor in self._wanted
 
     def op(
         self, operator: str, inputs: Sequence[str], *, outputs: int = 1, **attributes: AttributeValue
@@ -37,10 +41,13 @@ class Tape:
         self.nodes.append(make_node(operator, inputs, names, attributes))
         return name
 
-    def floats(self, *values: float) -> str:
-        """Return a float32 scalar, or a vector of several."""
-        array = np.array(values[0] if len(values) == 1 else values, dtype=np.float32)
-        return self._constant(array)
+    def scalar(self, value: float) -> str:
+        """Return a float32 scalar."""
+        return self.floats(np.array(value, dtype=np.float32))
+
+    def floats(self, values: Float32Array) -> str:
+        """Return a float32 tensor."""
+        return self._constant(values)
 
     def ints(self, *values: int) -> str:
         """Return an int64 vector."""
@@ -57,7 +64,7 @@ class Tape:
         """Append a reshape to a fixed shape."""
         return self.op("Reshape", [name, self.ints(*shape)])
 
-    def add_gradient(self, tensor: str, contribution: str) -> None:
+    def give(self, tensor: str, contribution: str) -> None:
         """Note one contribution to a tensor's gradient."""
         self._gradients.setdefault(tensor, []).append(contribution)
 
@@ -67,3 +74,16 @@ class Tape:
         if len(parts) > 1:
             self._gradients[tensor] = parts = [self.op("Sum", parts)]
         return parts[0] if parts else None
+
+    def publish(self, results: Mapping[str, str]) -> None:
+        """Give results (value) the names of outputs (key): written in place where one output has them."""
+        renamed: dict[str, str] = {}
+        produced = {name for node in self.nodes for name in node.output}
+        for output, name in results.items():
+            if name in produced and name not in renamed:
+                renamed[name] = output
+            else:
+                self.nodes.append(make_node("Identity", [name], [output], {}))
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [renamed.get(name, name) for name in names]

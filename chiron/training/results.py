@@ -65,7 +65,7 @@ def quantise_loss(loss: float) -> int:
     """Return a loss in 8 bits."""
     if not math.isfinite(loss):
         return LOSS_TOP
-    return min(LOSS_TOP, max(0, round(loss / LOSS_STEP)))
+    return round(min(float(LOSS_TOP), max(0.0, loss / LOSS_STEP)))  # bounded first: rounding may overflow
 
 
 def quantise(result: Result, *, epochs: int) -> Quantised:

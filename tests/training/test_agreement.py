@@ -66,7 +66,12 @@ OTHER_VALUES: dict[str, Any] = {
 
 def test_an_offer_names_both_parties_both_digests_and_the_bits_of_each_observer() -> None:
     made = offer()
-    assert (made.operator, made.user, made.guest, made.dataset) == (key(OPERATOR), key(USER), "a" * 64, "b" * 64)
+    assert (made.operator, made.user, made.guest, made.dataset) == (
+        key(OPERATOR),
+        key(USER),
+        "a" * 64,
+        "b" * 64,
+    )
     assert made.bits == {"operator": 1 + 10 + 2 * 8, "user": 15 + 1 + 16000, "platform": 16}
     assert made.as_dict()["slots"] == slots_for(HEADER, SCHEMA.rows_class)
 

@@ -106,9 +106,7 @@ def test_a_guest_out_of_time_is_killed_within_its_deadline_and_counts_as_fault()
     assert (report.ending, report.ok) == (OUT_OF_TIME, False)
     assert 0.29 <= took < 2
     assert not monitor.state.alive
-    assert monitor.finish_phase()[-1] == kernel.Release(
-        "header", POLICY.declassifiers["header"].to, 15, 0
-    )
+    assert monitor.finish_phase()[-1] == kernel.Release("header", POLICY.declassifiers["header"].to, 15, 0)
 
 
 def test_a_child_that_dies_counts_as_fault() -> None:

@@ -229,18 +229,14 @@ def test_an_address_outside_the_memory_ends_the_guest() -> None:
 def test_statistics_of_all_values_are_numpys(dtype: str) -> None:
     run, values = creating(dtype), as_float(dataset(dtype).rows).astype(np.float64)
     assert run("statistics", 0, 0, 0, 16) == 16
-    assert run.floats(4) == pytest.approx(
-        [values.mean(), values.std(), values.min(), values.max()], rel=1e-6
-    )
+    assert run.floats(4) == pytest.approx([values.mean(), values.std(), values.min(), values.max()], rel=1e-6)
 
 
 @pytest.mark.parametrize("column", range(6))
 def test_statistics_of_a_column_are_numpys(column: int) -> None:
     run, values = creating("uint8"), as_float(dataset("uint8").rows).reshape(21, 6)[:, column]
     assert run("statistics", 1, column, 0, 16) == 16
-    assert run.floats(4) == pytest.approx(
-        [values.mean(), values.std(), values.min(), values.max()], rel=1e-6
-    )
+    assert run.floats(4) == pytest.approx([values.mean(), values.std(), values.min(), values.max()], rel=1e-6)
 
 
 def test_statistics_count_rows_a_target_and_rows_a_part() -> None:

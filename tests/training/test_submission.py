@@ -54,7 +54,9 @@ def submission(
     content: bytes | None = None,
 ) -> bytes:
     """Return a whole submission's bytes."""
-    plaintext = (encode_dataset(DATASET) if kind is Kind.DATASET else b"guest") if content is None else content
+    plaintext = (
+        (encode_dataset(DATASET) if kind is Kind.DATASET else b"guest") if content is None else content
+    )
     schema, seed = (DATASET.schema, None) if kind is Kind.DATASET else (None, 7)
     draft = draft_manifest(kind, job, signer=signer, schema=schema, seed=seed)
     sink = io.BytesIO()

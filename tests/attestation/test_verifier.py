@@ -1,0 +1,205 @@
+"""Appraisal: every step fails with its own number when what it checks is broken."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import cbor2
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from enclave import (
+    AppraisalError,
+    EnclaveError,
+    Evidence,
+    EvidenceFormat,
+    Measurement,
+    ReferenceValues,
+    SimulatedAttester,
+    appraise,
+    create_simulated_cpu,
+    make_evidence,
+    measure,
+)
+from enclave.evidence import report_data_for
+from enclave.simulated import SIGNATURE_DOMAIN, quote_body
+from enclave.verifier import CLOCK_SKEW_S, NONCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = 1_800_000_000
+MEASUREMENT = Measurement("ab" * 32)
+STATEMENTS = {"role": b"lead", NONCE: b"n" * 32}
+
+
+@pytest.fixture
+def attester(tmp_path: Path) -> SimulatedAttester:
+    create_simulated_cpu(tmp_path / "cpu")
+    return SimulatedAttester(tmp_path / "cpu", MEASUREMENT, now=lambda: NOW)
+
+
+def forged(body: object, key: Ed25519PrivateKey) -> bytes:
+    raw = body if isinstance(body, bytes) else cbor2.dumps(body)
+    return cbor2.dumps([raw, key.sign(SIGNATURE_DOMAIN + raw)])
+
+
+def fails(step: int, evidence: Evidence, reference: ReferenceValues, *, now: int = NOW) -> None:
+    with pytest.raises(AppraisalError) as caught:
+        appraise(evidence, reference, nonce=STATEMENTS[NONCE], now=now)
+    assert caught.value.step == step
+
+
+def test_good_evidence_gives_claims_that_say_simulated(attester: SimulatedAttester) -> None:
+    reference = replace(attester.own_reference(), require={"role": b"lead"})
+    claims = appraise(make_evidence(attester, STATEMENTS), reference, nonce=STATEMENTS[NONCE], now=NOW)
+    assert (claims.simulated, claims.measurement, claims.issued_at) == (True, MEASUREMENT, NOW)
+    assert claims.statements == STATEMENTS
+
+
+def test_step_1_another_format_is_refused(attester: SimulatedAttester) -> None:
+    evidence = make_evidence(attester, STATEMENTS)
+    other = type("Format", (), {"value": "sgx-dcap"})()
+    fails(1, evidence, replace(attester.own_reference(), format=other))
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        b"",
+        b"\xff",
+        cbor2.dumps([b"only one"]),
+        cbor2.dumps({"a": 1}),
+        cbor2.dumps([b"no cbor \xff", b"signature"]),
+        cbor2.dumps([cbor2.dumps({"format": "x"}), b"s"]),
+        cbor2.dumps([quote_body(MEASUREMENT, bytes(64), NOW).replace(b"insecure", b"secure!!"), b"s"]),
+        cbor2.dumps([quote_body(Measurement(""), bytes(64), NOW).replace(b"\x60", b"\x01"), b"s"]),
+    ],
+)
+def test_step_2_a_malformed_quote_is_refused(quote: bytes, attester: SimulatedAttester) -> None:
+    fails(2, replace(make_evidence(attester, STATEMENTS), quote=quote), attester.own_reference())
+
+
+def test_step_3_another_root_or_a_changed_quote_is_refused(attester: SimulatedAttester) -> None:
+    evidence, reference = make_evidence(attester, STATEMENTS), attester.own_reference()
+    fails(3, evidence, replace(reference, root_key=bytes(range(32))))
+    fails(3, evidence, replace(reference, root_key=b"short"))
+    body, signature = cbor2.loads(evidence.quote)
+    changed = cbor2.loads(body) | {"issued_at": NOW + 1}
+    fails(3, replace(evidence, quote=cbor2.dumps([cbor2.dumps(changed), signature])), reference)
+    fails(3, replace(evidence, quote=forged(body, Ed25519PrivateKey.generate())), reference)
+
+
+def test_step_4_another_measurement_is_refused(attester: SimulatedAttester) -> None:
+    reference = replace(attester.own_reference(), measurement=Measurement("cd" * 32))
+    fails(4, make_evidence(attester, STATEMENTS), reference)
+
+
+def test_step_5_statements_that_the_quote_does_not_bind_are_refused(attester: SimulatedAttester) -> None:
+    evidence = make_evidence(attester, STATEMENTS)
+    swapped = make_evidence(attester, {**STATEMENTS, "role": b"worker"}).statements
+    fails(5, replace(evidence, statements=swapped), attester.own_reference())
+
+
+@pytest.mark.parametrize(
+    "statements", [b"\xff", cbor2.dumps({"role": 7}), cbor2.dumps([1]), b"\xbf\x61\x61\x41\x62\xff"]
+)
+def test_step_6_statements_that_are_no_deterministic_map_are_refused(
+    statements: bytes, attester: SimulatedAttester
+) -> None:
+    quote = attester.attest(report_data_for(statements))
+    fails(6, Evidence(EvidenceFormat.SIMULATED, quote, statements), attester.own_reference())
+
+
+def test_step_7_a_missing_or_different_statement_is_refused(attester: SimulatedAttester) -> None:
+    for require in ({"role": b"worker"}, {"policy": b""}):
+        fails(7, make_evidence(attester, STATEMENTS), replace(attester.own_reference(), require=require))
+
+
+@pytest.mark.parametrize("nonce", [{}, {NONCE: b"old nonce"}])
+def test_step_8_a_missing_or_old_nonce_is_refused(
+    nonce: dict[str, bytes], attester: SimulatedAttester
+) -> None:
+    fails(8, make_evidence(attester, nonce), attester.own_reference())
+
+
+def test_step_9_evidence_is_refused_one_second_past_its_age_and_from_the_future(
+    attester: SimulatedAttester,
+) -> None:
+    evidence, reference = make_evidence(attester, STATEMENTS), attester.own_reference()
+    for now in (NOW + reference.max_age_s, NOW - CLOCK_SKEW_S):
+        appraise(evidence, reference, nonce=None, now=now)
+    fails(9, evidence, reference, now=NOW + reference.max_age_s + 1)
+    fails(9, evidence, reference, now=NOW - CLOCK_SKEW_S - 1)
+
+
+def test_evidence_survives_its_encoding_and_other_bytes_are_refused(attester: SimulatedAttester) -> None:
+    evidence = make_evidence(attester, STATEMENTS)
+    assert Evidence.from_bytes(evidence.to_bytes()) == evidence
+    for raw in (b"", b"\x80", cbor2.dumps(["sgx", b"", b""]), bytes(1 << 17), evidence.to_bytes() + b"\0"):
+        with pytest.raises(EnclaveError):
+            Evidence.from_bytes(raw)
+
+
+def test_reference_values_survive_their_file_and_unknown_or_missing_fields_are_errors(
+    attester: SimulatedAttester,
+) -> None:
+    values = replace(attester.own_reference(), require={"policy": b"\1\2"})
+    assert ReferenceValues.from_json(values.to_json()) == values
+    fields = json.loads(values.to_json())
+    broken = [{**fields, "extra": 1}, {k: v for k, v in fields.items() if k != "require"}]
+    broken += [{**fields, "format": "any"}, {**fields, "measurement": "AB"}, {**fields, "root_key": "00"}]
+    for content in (b"", b"[]", *(json.dumps(each).encode() for each in broken)):
+        with pytest.raises(EnclaveError):
+            ReferenceValues.from_json(content)
+
+
+def test_nothing_is_simulated_inside_a_real_enclave(tmp_path: Path) -> None:
+    create_simulated_cpu(tmp_path / "cpu")
+    device = tmp_path / "attestation_type"
+    device.write_text("dcap")
+    with pytest.raises(EnclaveError, match="inside a real enclave nothing is simulated"):
+        SimulatedAttester(tmp_path / "cpu", MEASUREMENT, real_device=device)
+
+
+def test_a_simulated_cpu_keeps_its_keys_to_its_owner_and_is_never_overwritten(tmp_path: Path) -> None:
+    create_simulated_cpu(tmp_path / "cpu")
+    assert {(tmp_path / "cpu" / name).stat().st_mode & 0o777 for name in ("root.key", "sealing.key")} == {
+        0o600
+    }
+    with pytest.raises(FileExistsError):
+        create_simulated_cpu(tmp_path / "cpu")
+    with pytest.raises(EnclaveError, match="missing or damaged"):
+        SimulatedAttester(tmp_path / "other", MEASUREMENT)
+
+
+def test_sealing_keys_differ_by_purpose_measurement_and_cpu_and_are_stable(tmp_path: Path) -> None:
+    keys = []
+    for cpu in ("a", "b"):
+        create_simulated_cpu(tmp_path / cpu)
+        for measurement in (MEASUREMENT, Measurement("cd" * 32)):
+            attester = SimulatedAttester(tmp_path / cpu, measurement)
+            keys += [attester.sealing_key("one"), attester.sealing_key("two")]
+            assert attester.sealing_key("one") == keys[-2]
+    assert len(set(keys)) == len(keys) == 8
+
+
+def test_a_measurement_changes_with_names_and_bytes_and_not_with_time_or_compiled_files(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "code"
+    (root / "__pycache__").mkdir(parents=True)
+    (root / "a.py").write_text("x = 1")
+    first = measure([root], extra={"numpy": "2"})
+    (root / "__pycache__" / "a.pyc").write_bytes(b"compiled")
+    (root / "a.py").touch()
+    assert measure([root], extra={"numpy": "2"}) == first
+    assert measure([root], extra={"numpy": "3"}) != first
+    (root / "a.py").write_text("x = 2")
+    second = measure([root], extra={"numpy": "2"})
+    (root / "a.py").rename(root / "b.py")
+    assert len({first, second, measure([root], extra={"numpy": "2"})}) == 3
+    with pytest.raises(EnclaveError, match="no folder"):
+        measure([root / "none"], extra={})
