@@ -176,7 +176,7 @@ class _Setup:
         self._transport.handshake()
         exporter = tls.export_keying_material(EXPORTER_LABEL, EXPORTER_BYTES, b"")
         certificate = tls.get_peer_certificate(as_cryptography=True)
-        peer = (self._greet if self._is_server else self._introduce)(certificate, exporter)
+        peer = (self._greet if self._is_server else self._introduce)(certificate, exporter)  # ATT-1
         return Channel(self._transport, peer=peer, exporter=exporter)
 
     def _greet(self, certificate: x509.Certificate | None, exporter: bytes) -> Claims | None:
@@ -223,7 +223,7 @@ class _Setup:
     ) -> Claims:
         """Appraise fresh Evidence: made for this nonce, this key and this very connection."""
         demanded = replace(self._reference, require={**self._reference.require, EXPORTER_STATEMENT: exporter})
-        claims = appraise(Evidence.from_bytes(raw), demanded, nonce=nonce, now=int(time.time()))
+        claims = appraise(Evidence.from_bytes(raw), demanded, nonce=nonce, now=int(time.time()))  # ATT-2
         check_key_binding(claims.statements, certificate)
         return claims
 

@@ -97,7 +97,7 @@ def unwrap_key(source: IO[bytes], *, private: HpkeKey, purpose: str, context: by
     """
     try:
         head = read_head(source)
-        return _SUITE.decrypt(head.wrapped, private.private, info=_binding(purpose, context))
+        return _SUITE.decrypt(head.wrapped, private.private, info=_binding(purpose, context))  # CONF-2
     except EnclaveError as error:
         raise EnvelopeError(str(error)) from error
     except (InvalidTag, ValueError) as error:

@@ -23,7 +23,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             sink.write(data)
             sink.flush()
             os.fsync(sink.fileno())
-        part.replace(path)
+        part.replace(path)  # JOB-2
     finally:
         part.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -123,5 +123,5 @@ def check_key_binding(statements: Mapping[str, bytes], certificate: x509.Certifi
     Raises:
         AppraisalError: step 10: it was made for another key (relayed or copied Evidence).
     """
-    if statements.get(PUBKEY_HASH) != pubkey_statement(certificate.public_key()):
+    if statements.get(PUBKEY_HASH) != pubkey_statement(certificate.public_key()):  # ATT-3
         raise AppraisalError(10, "the Evidence was made for another TLS key: it is relayed or copied")

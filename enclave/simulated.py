@@ -79,7 +79,7 @@ class SimulatedAttester:
         Raises:
             EnclaveError: this is a real enclave, where nothing is simulated; or the CPU's files are damaged.
         """
-        if real_device.exists():
+        if real_device.exists():  # ATT-4
             raise EnclaveError(f"{real_device} exists: inside a real enclave nothing is simulated")
         try:
             root = Ed25519PrivateKey.from_private_bytes((cpu / ROOT_KEY_FILE).read_bytes())

@@ -103,7 +103,7 @@ def encrypt_stream(
         chunk = (start + source.read(room - len(start))).ljust(room, b"\0")
         done += room
         nonce = _NONCE.pack(head.prefix, (done - 1) // CHUNK_BYTES, done == total)
-        write(cipher.encrypt(nonce, chunk, associated))
+        write(cipher.encrypt(nonce, chunk, associated))  # CONF-1: ciphertext alone leaves
         if progress is not None:
             progress(min(done, total) - _LENGTH.size)
 

@@ -58,7 +58,7 @@ def appraise(evidence: Evidence, reference: ReferenceValues, *, nonce: bytes | N
     Raises:
         AppraisalError: names the first step that fails.
     """
-    if evidence.format.value != reference.format.value:
+    if evidence.format.value != reference.format.value:  # ATT-4: simulated must be named
         text = (
             f"the Evidence is {evidence.format.value}, the reference values accept {reference.format.value}"
         )

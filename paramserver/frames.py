@@ -110,7 +110,7 @@ class FrameFormat:
             loss32 = float(np.float32(loss))
         payload = np.frombuffer(buffer, dtype="<f4", offset=_HEADER.size, count=self.parameters)
         payload[:count] = 0 if vector is None else vector
-        payload[count:] = 0
+        payload[count:] = 0  # TRAIN-2: as many bytes as a full one
         _HEADER.pack_into(buffer, 0, _MAGIC, _VERSION, kind, 0, count, loss32, step, 0)
 
     def decode(self, data: Buffer) -> Frame:

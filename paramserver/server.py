@@ -141,7 +141,7 @@ class SynchronousTraining:
     def _apply(self, gradients: Sequence[Frame]) -> None:
         with np.errstate(all="ignore"):  # divergence is told by the result, never by the clock
             np.copyto(self._mean, gradients[0].vector)
-            for gradient in gradients[1:]:
+            for gradient in gradients[1:]:  # TRAIN-3: in the workers' order
                 np.add(self._mean, gradient.vector, out=self._mean)
             np.divide(self._mean, len(gradients), out=self._mean)
             self._optimiser.apply(self.parameters, self._mean, step=self.step)

@@ -75,7 +75,7 @@ def describe(
 def _check_import(wanted: ImportType, granted: Collection[str]) -> str:
     name = wanted.name or ""
     full_name = repr(f"{wanted.module}.{name}"[:_SHOWN])
-    if wanted.module != HOST_MODULE or name not in granted:
+    if wanted.module != HOST_MODULE or name not in granted:  # SAND-1
         raise GuestRefusedError(
             f"import {full_name} is not granted: grant it in the policy or drop the import "
             f"(granted: {', '.join(sorted(granted)) or 'none'})",
@@ -105,7 +105,7 @@ def _check_memory(module: Module, limit_bytes: int) -> int:
         raise GuestRefusedError('exactly one memory must be exported, once, as "memory"', rule="memory")
     pages = memories[0][1].limits
     size = pages.min * PAGE_BYTES
-    if pages.max != pages.min:
+    if pages.max != pages.min:  # SAND-2
         shown = "none" if pages.max is None else f"{pages.max * PAGE_BYTES} bytes"
         raise GuestRefusedError(
             f"its minimum is {size} bytes and its maximum {shown}: link with both the same", rule="memory"

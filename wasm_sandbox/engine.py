@@ -43,5 +43,5 @@ def make_engine(*, stack_bytes: int) -> Engine:
         setattr(config, name, False)
     for name in _ZERO:
         setattr(config, name, 0)
-    config.max_wasm_stack = stack_bytes
+    config.max_wasm_stack = stack_bytes  # SAND-4
     return Engine(config)

@@ -49,7 +49,7 @@ def run(guest: bytes, *, export: str, imports: Mapping[str, HostCall], limits: L
     arity = {name: call.parameters for name, call in imports.items()}
     with make_engine(stack_bytes=limits.stack_bytes) as engine, compile_guest(engine, guest) as module:
         describe(module, guest, granted=arity, limits=limits, exports=[export])
-        with Store(engine) as store, Linker(engine) as linker:
+        with Store(engine) as store, Linker(engine) as linker:  # SAND-6
             request = _Request(engine, store, limits=limits)
             request.link(linker, imports)
             outcome = request.execute(linker, module, export=export)
@@ -80,7 +80,7 @@ class _Request:
             tables=_TABLES,
             memories=1,
         )
-        store.set_fuel(limits.fuel)
+        store.set_fuel(limits.fuel)  # SAND-3
         store.set_epoch_deadline(1)
 
     def link(self, linker: Linker, imports: Mapping[str, HostCall]) -> None:
@@ -128,7 +128,7 @@ class _Request:
                 return _STOPPED_STATUS
             try:
                 return self._answer(call, tuple(value % 2**32 for value in arguments))
-            except BaseException as error:  # noqa: BLE001 - nothing may be raised into wasmtime
+            except BaseException as error:  # noqa: BLE001 - SAND-7: nothing may be raised into wasmtime
                 self._stop(name, error)
                 return _STOPPED_STATUS
 

@@ -2,9 +2,11 @@
 
 from chiron.graph.admission import admit
 from chiron.graph.admitted import AdmittedGraph, GraphLimits, Parameter, TensorSpec
-from chiron.graph.engine import Engine, Predictor, StockEngine, inference_model
-from chiron.graph.errors import AdmissionError, GraphError
+from chiron.graph.engine import Engine, StockEngine
+from chiron.graph.errors import AdmissionError, GraphError, Rule
 from chiron.graph.gradient import training_model
+from chiron.graph.predictor import Predictor
+from chiron.graph.writer import inference_model
 
 __all__ = [
     "AdmissionError",
@@ -14,6 +16,7 @@ __all__ = [
     "GraphLimits",
     "Parameter",
     "Predictor",
+    "Rule",
     "StockEngine",
     "TensorSpec",
     "admit",

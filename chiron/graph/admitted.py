@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Float32Array = np.ndarray[Any, np.dtype[np.float32]]
-AttributeValue = int | float | tuple[int, ...]
+AttributeValue = int | float | str | tuple[int, ...]
 Shape = tuple[int, ...]
 INPUT, LOGITS = "x", "logits"
 
@@ -32,7 +32,7 @@ class GraphLimits:
     """The most a graph may be.
 
     `max_taps` bounds the places of all convolution kernels together: each becomes nodes of the gradient
-    graph. `max_activation_bytes` bounds a training step of `max_batch` rows: see operators.Operator.workspace.
+    graph. `max_activation_bytes` bounds a training step of `max_batch` rows, estimated from above.
     """
 
     max_bytes: int

@@ -43,7 +43,7 @@ class Attribute:
     written: bool = True
 
 
-def fixed(value: int | float | bytes | tuple[int, ...]) -> Attribute:
+def fixed(value: float | bytes | tuple[int, ...]) -> Attribute:
     """Admit one value only: ONNX's default."""
     return Attribute(
         lambda given: type(given) is type(value) and given == value, f"{value!r} or left out", written=False

@@ -68,12 +68,13 @@ def _loss(tape: Tape, classes: int, batch: int) -> str:
     """
     logs = tape.op("LogSoftmax", [LOGITS], axis=1)
     columns = tape.op("Unsqueeze", [TARGETS, tape.ints(1)])
-    hot = tape.op("Cast", [tape.op("Equal", [columns, tape.ints(*range(classes))])], to=TensorProto.FLOAT)
+    is_target = tape.op("Equal", [columns, tape.ints(*range(classes))])
+    hot = tape.op("Cast", [is_target], to=TensorProto.FLOAT)
     valid = tape.op("ReduceSum", [hot, tape.ints(1)], keepdims=1)
     difference = tape.op("Sub", [tape.op("Mul", [tape.op("Exp", [logs]), valid]), hot])
     tape.give(LOGITS, tape.op("Mul", [difference, tape.scalar(1.0 / batch)]))
-    total = tape.op("ReduceSum", [tape.op("Mul", [logs, hot])], keepdims=0)
-    return tape.op("Mul", [total, tape.scalar(-1.0 / batch)])
+    chosen = tape.op("Where", [is_target, logs, tape.scalar(0.0)])  # 0 times minus infinity would be NaN
+    return tape.op("Mul", [tape.op("ReduceSum", [chosen], keepdims=0), tape.scalar(-1.0 / batch)])
 
 
 def _wanted(graph: AdmittedGraph) -> frozenset[str]:

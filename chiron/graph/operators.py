@@ -7,7 +7,6 @@ the one opset this package writes, the shape of its output, its gradient, and th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -25,6 +24,8 @@ from chiron.graph.attributes import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from chiron.graph.admitted import Node, Shape
     from chiron.graph.tape import Tape
 

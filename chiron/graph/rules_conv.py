@@ -1,7 +1,7 @@
 """Gradients of convolution, phrased for ONNX Runtime's CPU kernels.
 
-The weight gradient is one matrix product a tap (place in the kernel); the input gradient is a convolution with
-the flipped kernel where strides allow it, else a transposed convolution.
+The weight gradient is one matrix product a tap (place in the kernel); the input gradient is a convolution
+with the flipped kernel where strides allow it, else a transposed convolution.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ def give_summed(tape: Tape, tensor: str, gradient: str, *, result: tuple[int, ..
     lead = len(result) - len(shape)
     axes = [*range(lead), *(lead + i for i, size in enumerate(shape) if size == 1 and result[lead + i] != 1)]
     if axes:
-        gradient = tape.op("ReduceSum", [gradient, tape.ints(*axes)], keepdims=int(lead == 0))
-        lead = 1  # its shape may have lost more than the leading dimensions
+        gradient = tape.op("ReduceSum", [gradient, tape.ints(*axes)], keepdims=1)
     tape.give(tensor, tape.reshape(gradient, shape) if lead else gradient)
 
 
@@ -72,12 +71,12 @@ def leaky_relu(tape: Tape, node: Node, gradient: str) -> None:
 
 
 def sigmoid(tape: Tape, node: Node, gradient: str) -> None:
-    """s' = s (1 - s)."""
+    """Use s' = s (1 - s)."""
     rest = tape.op("Sub", [tape.scalar(1.0), node.output])
     tape.give(node.inputs[0], tape.op("Mul", [gradient, tape.op("Mul", [node.output, rest])]))
 
 
 def tanh(tape: Tape, node: Node, gradient: str) -> None:
-    """t' = 1 - t^2."""
+    """Use t' = 1 - t^2."""
     slope = tape.op("Sub", [tape.scalar(1.0), tape.op("Mul", [node.output, node.output])])
     tape.give(node.inputs[0], tape.op("Mul", [gradient, slope]))

@@ -18,7 +18,7 @@ MAX_RANK = 4  # of a tensor, its batch dimension included
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """What is known of a tensor: our name for it, and its shape; `is_rows` puts the batch in front of that."""
+    """What is known of a tensor: our name for it, and its shape, behind the batch where it `is_rows`."""
 
     name: str
     shape: Shape

@@ -143,7 +143,7 @@ def _checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused
         converted = np.ascontiguousarray(rows, dtype="<f4")
     bad = int(np.size(converted) - np.count_nonzero(np.isfinite(converted)))
-    if bad:
+    if bad:  # ERR-4: the count, never a value
         raise DatasetError(f"{bad} values are NaN or infinite: fill or drop them before you submit")
     return converted
 
@@ -161,7 +161,7 @@ def _checked_targets(targets: NDArray[Any], classes: int) -> NDArray[np.uint16]:
 def encode_dataset(dataset: Dataset) -> bytes:
     """Return the plaintext to seal: always `schema.plaintext_bytes` long, whatever the exact row counts."""
     schema = dataset.schema
-    out = bytearray(schema.plaintext_bytes)
+    out = bytearray(schema.plaintext_bytes)  # CONF-3: one size a schema
     _HEAD.pack_into(out, 0, _MAGIC, _VERSION, len(dataset.rows), len(dataset.held_out_rows))
     for offset, array in zip(_offsets(schema), _arrays(dataset), strict=True):
         raw = array.tobytes()

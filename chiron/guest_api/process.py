@@ -80,7 +80,7 @@ class GuestProcess:
         A guest that is not done after `deadline_ms` is killed, and counts as faulted.
         """
         try:
-            with self._killed_after(deadline_ms):
+            with self._killed_after(deadline_ms):  # SAND-5
                 self._send({"export": export, "state": state_to_dict(monitor.state), "seed": seed})
                 answer = self._receive()
         except GuestApiError:

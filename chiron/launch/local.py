@@ -181,7 +181,7 @@ class Deployment:
     def _refuse_unfinished(self) -> None:
         """Refuse jobs that cannot go on: the keys that open their submissions are gone with the lead."""
         for job in self.store.all():
-            if job["state"] in states.UNFINISHED:
+            if job["state"] in states.UNFINISHED:  # JOB-3
                 self.store.set_state(job["id"], states.REFUSED, reason=INTERRUPTED)
                 self.tell({"event": "stopped", "job": job["id"], "reason": INTERRUPTED})
 

@@ -91,7 +91,7 @@ def verify_receipt(receipt: Receipt, home: Home) -> dict[str, Any]:
         raise PartyError(f"the receipt's Evidence is not trusted: {error}") from error
     if claims.statements.get(ROLE) != Role.LEAD.value.encode():
         raise PartyError("the receipt's Evidence is not a lead's: do not rely on it")
-    receipt.verify(claims.statements[SIGNER])
+    receipt.verify(claims.statements[SIGNER])  # JOB-5
     offer = Offer.from_dict(fields["offer"])
     for party in (offer.operator, offer.user):
         approved = fields["approvals"].get(party.hex(), "")  # a missing approval is an invalid one

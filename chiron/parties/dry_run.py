@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from chiron.graph import GraphError, StockEngine
 from chiron.guest_api.dataset import encode_dataset
 from chiron.guest_api.errors import GuestApiError
@@ -101,9 +103,8 @@ def _create(
     losses, began = [], time.monotonic()
     for step in range(steps):
         losses.append(engine.run(*batches(step)))
-        engine.parameters -= (
-            network.plan.learning_rate * engine.gradient
-        )  # plain descent: a trial, not the plan
+        # plain descent: a trial of the network, not of the plan
+        np.subtract(engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters)
     step_ms = 1000 * (time.monotonic() - began) / max(steps, 1)
     log, fuel = so_far
     return DryRun(

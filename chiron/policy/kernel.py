@@ -34,7 +34,7 @@ class State:
     uses: Mapping[str, int] = field(default_factory=dict)
 
 
-class StopReason(Enum):
+class StopReason(Enum):  # ERR-3
     """Why a job ends early. Each is a party's or the platform's doing, never a function of secrets."""
 
     PARTY_REFUSED = "a party refused the offer"

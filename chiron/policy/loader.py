@@ -191,7 +191,7 @@ def _check_bits(policy: Policy) -> None:
         )
     for observer, clearance in policy.observers.items():
         bits = leaked_bits(policy, clearance)
-        if bits > policy.leak_cap_bits.get(observer, 0):
+        if bits > policy.leak_cap_bits.get(observer, 0):  # NI-6
             raise PolicyError(
                 f"observer {observer!r} may learn {bits} bits, over its leak cap: lower bits or uses"
             )

@@ -49,7 +49,7 @@ class BlackBox:
             if self.budget.used + len(rows) > limit:
                 raise FaultError(Fault.BUDGET_SPENT)
             try:
-                self.budget.commit(self.budget.used + len(rows))
+                self.budget.commit(self.budget.used + len(rows))  # SERVE-3: before an answer leaves
             except OSError as error:
                 raise FaultError(Fault.UNAVAILABLE) from error
             events = [

@@ -9,7 +9,7 @@ class ServingError(Exception):
     """A model cannot be served; the text names the rule and the remedy."""
 
 
-class Fault(Enum):
+class Fault(Enum):  # ERR-2
     """Every error an answer can carry: HTTP status and constant text."""
 
     BAD_REQUEST = (400, "the request is not an inference request of the Open Inference Protocol v2")

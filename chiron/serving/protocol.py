@@ -101,7 +101,7 @@ def metadata_body(model: str, schema: Schema, *, simulated: bool) -> dict[str, A
     return {
         "name": model,
         "platform": PLATFORM_NAME,
-        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, *schema.shape]}],
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, *schema.shape]}],  # SERVE-5
         "outputs": [
             {"name": "class", "datatype": "INT32", "shape": [-1]},
             {"name": "score", "datatype": "FP32", "shape": [-1]},
@@ -119,4 +119,4 @@ def padded(body: Mapping[str, Any], size: int) -> bytes:
     raw = json.dumps(body, separators=(",", ":")).encode()
     if len(raw) > size:
         raise ValueError(f"an answer of {len(raw)} bytes is over the policy's {size}: raise answer_bytes")
-    return raw + b" " * (size - len(raw))
+    return raw + b" " * (size - len(raw))  # SERVE-1

@@ -127,7 +127,7 @@ class QueryNode:
         except (ValueError, TrainingError) as error:
             raise FaultError(Fault.NOT_THE_USER) from error
         model = self.models.get(job)
-        if scheme != SCHEME or model is None or model.offer.user != key:
+        if scheme != SCHEME or model is None or model.offer.user != key:  # SERVE-4
             raise FaultError(Fault.NOT_THE_USER)
         return model
 
@@ -151,7 +151,7 @@ def open_model(node: Node, offer: Offer, handover: dict[str, Any]) -> BlackBox:
 def _wait_for_grid(received: float, grid_s: float) -> None:
     """Sleep to the next point of the grid that starts when the request was complete."""
     elapsed = time.monotonic() - received
-    time.sleep(max(1, math.ceil(elapsed / grid_s)) * grid_s - elapsed)
+    time.sleep(max(1, math.ceil(elapsed / grid_s)) * grid_s - elapsed)  # SERVE-2
 
 
 def _read_request(connection: h11.Connection, channel: Channel) -> Request | None:

@@ -133,7 +133,7 @@ def verify_approval(party: PartyKey, offer: Offer, signature: bytes) -> None:
     Raises:
         TrainingError: the signature is not this party's over this offer.
     """
-    _verify(party, signature, _APPROVAL_DOMAIN + offer.digest, what="an approval")
+    _verify(party, signature, _APPROVAL_DOMAIN + offer.digest, what="an approval")  # JOB-1
 
 
 def sign_request(signer: Ed25519PrivateKey, exporter: bytes, request: bytes) -> bytes:

@@ -82,7 +82,7 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
         network = admit_network(monitor, header, inputs.schema) if report.ok else None
     except (GraphError, GuestApiError):
         network = None  # deferred: it shows as the outcome at the end of the whole schedule, and in a dry run
-    _sleep_until(half_at + header.create_ms / 2000)
+    _sleep_until(half_at + header.create_ms / 2000)  # TRAIN-4: not before the slot's end
     return network
 
 
@@ -109,7 +109,11 @@ def admit_network(monitor: Monitor, header: Header, schema: Schema) -> Network:
 
 def graph_limits(header: Header) -> GraphLimits:
     """Return what the public header allows a graph."""
-    return GraphLimits(max_bytes=graph_message_bytes(header) - 8, max_parameters=header.parameters)
+    return GraphLimits(
+        max_bytes=graph_message_bytes(header) - 8,
+        max_parameters=header.parameters,
+        max_batch=header.batch,
+    )
 
 
 def admit_graph(graph: bytes, header: Header, schema: Schema) -> AdmittedGraph:

@@ -51,7 +51,7 @@ class Lead:
         try:
             return {"ok": self._answer(exporter, request)}
         except RefusedError as error:
-            return {"error": error.code.value}
+            return {"error": error.code.value}  # ERR-1
         except (TrainingError, KeyError, TypeError, ValueError, cbor2.CBORError):
             return {"error": Code.BAD_REQUEST.value}
 

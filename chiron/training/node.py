@@ -70,7 +70,7 @@ class Node:
             identity=self.identity,
             reference=self.peers,
             timeout_s=HANDSHAKE_S,
-            expect={ROLE: role.value.encode()},
+            expect={ROLE: role.value.encode()},  # ATT-5: the role; `peers` demands code and policy
         )
 
 

@@ -20,7 +20,7 @@ def schedule_of(offer: Offer) -> Schedule:
         steps=steps,
         workers=offer.header.workers,
         steps_per_epoch=per_epoch,
-        spare=slots_for(offer.header, offer.schema.rows_class) - steps,
+        spare=slots_for(offer.header, offer.schema.rows_class) - steps,  # TRAIN-1
     )
 
 

@@ -33,7 +33,7 @@ class Model:
 
 def seal_model(model: Model, *, key: bytes, job: str, header: Header) -> bytes:
     """Seal a model to its job; the blob's size depends on the header alone."""
-    graph = pad(model.graph, graph_message_bytes(header))
+    graph = pad(model.graph, graph_message_bytes(header))  # CONF-4: one size a header
     parameters = pad(model.parameters.tobytes(), 4 * header.parameters + 8)
     return seal(key, graph + parameters, purpose=PURPOSE, context=job.encode())
 

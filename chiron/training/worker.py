@@ -56,7 +56,7 @@ def handle(node: Node, channel: Channel) -> None:
 def _load(offer: Offer, path: Path, *, key: bytes) -> Dataset:
     with path.open("rb") as source:
         manifest = read_manifest(source)
-        if manifest.envelope != offer.dataset or manifest.schema != offer.schema:
+        if manifest.envelope != offer.dataset or manifest.schema != offer.schema:  # JOB-4
             raise TrainingError("the platform offered another data set than the one both parties approved")
         return decode_dataset(read_plaintext(source, key, manifest), offer.schema)
 

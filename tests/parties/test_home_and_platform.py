@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +30,18 @@ from chiron.parties.query import QueryClient, rows_for
 from chiron.parties.submit import new_job_id, submit_dataset, submit_guest
 from chiron.policy.header import Header
 from chiron.policy.types import PolicyDigest
-from chiron.training.agreement import Offer, make_offer, sign_receipt
+from chiron.training.agreement import Offer, make_offer, sign_approval, sign_receipt
 from chiron.training.errors import TrainingError
 from chiron.training.node import Role
 from chiron.training.submission import Kind, PartyKey, draft_manifest, parse_job_id
 from chiron.training.wire import receive_map, send_map
-from enclave import Channel, SimulatedAttester
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from enclave import Channel, SimulatedAttester
 
 JOB = new_job_id()
 STRANGER = PartyKey(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
@@ -136,8 +138,8 @@ def test_a_platform_tells_its_jobs_and_addresses() -> None:
 @pytest.mark.parametrize(
     "endpoints",
     [
-        None, {}, [], {"lead": ""}, {"lead": "host"}, {"lead": "host:port"}, {"lead": "h:0"}, {"lead": "h:70000"},
-        {"lead": "h:-1"}, {"lead": None},
+        None, {}, [], {"lead": ""}, {"lead": "host"}, {"lead": "host:port"},
+        {"lead": "h:0"}, {"lead": "h:70000"}, {"lead": "h:-1"}, {"lead": None},
     ],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused(endpoints: object) -> None:
@@ -192,8 +194,6 @@ def test_an_upload_sends_the_files_bytes(tmp_path: Path) -> None:
 
 
 # The lead, as a party sees it
-
-Door = "Callable[[Callable[[Channel], None]], AbstractContextManager[Platform]]"
 
 
 @pytest.fixture
@@ -334,11 +334,11 @@ def test_a_receipt_of_another_job_is_refused(attester: SimulatedAttester, home: 
     party = home.signer.public_key().public_bytes_raw().hex()
     enclave = Enclave(attester, lambda channel: handle(channel), Role.LEAD)  # noqa: PLW0108  bound below
     fields = {
-        "version": 1, "offer": offer.as_dict(), "outcome": "sealed", "simulated": True, "private_training": None,
-        "approvals": {party: approval.sign_approval(home.signer, offer).hex()}, "finished_at": 1 << 31,
+        "version": 1, "offer": offer.as_dict(), "outcome": "sealed", "simulated": True,
+        "private_training": None,
+        "approvals": {party: sign_approval(home.signer, offer).hex()}, "finished_at": int(time.time()),
         "evidence": enclave.node.identity.evidence.to_bytes(),
     }  # fmt: skip
-    fields["finished_at"] = int(__import__("time").time())
     handle = saying({"ok": sign_receipt(enclave.node.signer, fields).to_bytes()})
     with enclave as platform:
         assert approval.fetch_receipt(platform, home, JOB)[1]["outcome"] == "sealed"
@@ -362,7 +362,7 @@ def test_one_row_may_come_without_its_first_dimension(shape: tuple[int, ...]) ->
     row = np.zeros(shape, np.float32)
     assert rows_for(row, shape).shape == (1, *shape)
     assert rows_for(row[np.newaxis], shape).shape == (1, *shape)
-    assert rows_for(np.zeros((7, *shape)), shape).shape == (7, *shape)
+    assert rows_for(np.zeros((7, *shape), np.float32), shape).shape == (7, *shape)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 4), (1, 1, 3), (3, 1)])
@@ -387,12 +387,12 @@ def response(status: int, value: object, *, pad: int = 0) -> bytes:
 
 
 @pytest.fixture
-def asking(attester: SimulatedAttester, home: Home) -> Iterator[Callable[[bytes], Any]]:
+def asking(attester: SimulatedAttester, home: Home) -> Callable[[bytes], Any]:
     def ask(raw: bytes) -> Any:  # noqa: ANN401  JSON
         with Enclave(attester, http(raw), Role.QUERY) as platform, QueryClient(platform, home, JOB) as client:
             return client.request("GET", "/v2")
 
-    yield ask
+    return ask
 
 
 def test_an_answer_with_padding_is_parsed(asking: Callable[[bytes], Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deployments import POLICY
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chiron.guest_api.dataset import Schema
@@ -110,6 +110,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(shape=JSON | st.just([1, 2, 3]), data=JSON | st.lists(JSON, min_size=6, max_size=6))
 def test_any_json_gives_finite_rows_of_the_shape_or_a_fault(shape: Any, data: Any) -> None:  # noqa: ANN401
     try:

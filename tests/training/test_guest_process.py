@@ -201,7 +201,7 @@ def test_the_child_runs_one_export_and_ends_with_its_parent(monkeypatch: pytest.
         codes.append(code)
         ended.set()
 
-    monkeypatch.setattr(child.os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", leave)
     state = state_to_dict(monitor_in("Create").state)
     pipes = Pipes(monkeypatch, loaded(guest()), {"export": "create", "state": state, "seed": SEED})
     child.main()

@@ -57,7 +57,7 @@ class Run:
         return len(data)
 
     def floats(self, count: int) -> list[float]:
-        return np.frombuffer(self.raw, "<f4", count).tolist()
+        return [float(value) for value in np.frombuffer(self.raw, "<f4", count)]
 
     def sink(self, name: str) -> bytes:
         return bytes(self.monitor.state.sinks.get(name, b""))
@@ -290,7 +290,7 @@ def plan(**change: float) -> bytes:
 
 def test_a_plan_is_parsed_to_names() -> None:
     assert parse_plan(plan(optimiser=1, schedule=1)) == Plan(
-        "adamw", np.float32(0.1), np.float32(0.9), 0, "cosine", 3
+        "adamw", float(np.float32(0.1)), float(np.float32(0.9)), 0, "cosine", 3
     )
 
 

@@ -7,7 +7,7 @@ import io
 import math
 import socket
 import threading
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -25,6 +25,7 @@ from deployments import (
     small_dataset,
 )
 from graphs import linear
+from guests import guest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedChannel
@@ -35,12 +36,14 @@ from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.plan import OPTIMISERS, PLAN, SCHEDULES, Plan, parse_plan
 from chiron.policy import kernel
 from chiron.policy.header import Header
+from chiron.policy.loader import spec_folder
 from chiron.policy.types import PolicyDigest
-from chiron.training import server, worker
+from chiron.training import exchange, server, worker
 from chiron.training.agreement import Offer, make_offer, sign_request
-from chiron.training.create import Network, admit_graph, admit_network, create
+from chiron.training.create import Network, admit_graph, admit_network, configure, create
 from chiron.training.errors import REMEDIES, Code, TrainingError
 from chiron.training.exchange import Cell, Team, Trained, parse_plan_message, train
+from chiron.training.inputs import Inputs
 from chiron.training.job import JobRun
 from chiron.training.lead import Lead
 from chiron.training.node import Node, Role, make_node, peer_role
@@ -51,9 +54,11 @@ from chiron.training.submission import JobId, Kind, PartyKey, draft_manifest, wr
 from chiron.training.wire import canonical, pad, parse_map, unpad
 from chiron.training.worker import Batches
 from enclave import ChannelError, SealError, connect, generate_hpke_key
+from paramserver import DeferredFaultError, ExchangeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 JOB = JobId("0" * 32)
 HEADER = Header(1, 16, 1, 4096, 5, 1000)
@@ -64,9 +69,9 @@ PARTY = PartyKey(SIGNER.public_key().public_bytes_raw())
 
 
 def offer(header: Header = HEADER) -> Offer:
-    guest = draft_manifest(Kind.GUEST, JOB, signer=SIGNER, seed=7)
+    manifest = draft_manifest(Kind.GUEST, JOB, signer=SIGNER, seed=7)
     dataset = draft_manifest(Kind.DATASET, JOB, signer=SIGNER, schema=DATASET.schema)
-    return make_offer(POLICY, guest, dataset=dataset, header=header)
+    return make_offer(POLICY, manifest, dataset=dataset, header=header)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +180,8 @@ def rows_of(step: int, *, rows: int, header: Header, seed: int, index: int) -> l
     values = np.arange(rows, dtype=np.float32)[:, np.newaxis]
     data = make_dataset(values, np.arange(rows) % 2, held_out=(values[:1], np.arange(1)), classes=2)
     x, y = Batches(data, header, seed=seed, index=index)(step)
-    assert (x.dtype, x.shape, y.dtype, y.shape) == (np.float32, (header.batch, 1), np.int64, (header.batch,))
+    assert (x.dtype.name, x.shape) == ("float32", (header.batch, 1))
+    assert (y.dtype.name, y.shape) == ("int64", (header.batch,))
     chosen = x[:, 0].astype(int).tolist()
     assert (y == np.array(chosen) % 2).all()
     return list(chosen)
@@ -549,3 +555,94 @@ def test_garbage_on_the_wire_is_rejected_and_the_next_peer_served(
     with node_of(Role.LEAD, folder).dial(address, Role.WORKER):
         assert threading.active_count() >= 2
     events.wait_for(event="dropped")
+
+
+# What the lead and the server do when a part of the deployment fails
+
+
+def inputs_of(binary: bytes) -> Inputs:
+    guest_manifest = draft_manifest(Kind.GUEST, JOB, signer=SIGNER, seed=7)
+    manifest = draft_manifest(Kind.DATASET, JOB, signer=SIGNER, schema=DATASET.schema)
+    encoded = encode_dataset(DATASET)
+    return Inputs(
+        guest_manifest, manifest, DATASET.schema, bytes(8), binary, DATASET, encoded, KEY, spec_folder()
+    )
+
+
+def test_a_guest_that_the_sandbox_refuses_declares_no_header_and_its_operator_reads_why(folder: Path) -> None:
+    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=DATASET.schema.rows_class))
+    log = configure(node_of(Role.LEAD, folder), inputs_of(b"MZ"), monitor)
+    assert log.startswith("refused: ")
+    assert monitor.state.header is None
+    assert monitor.state.phase == "Ended"
+
+
+@pytest.mark.parametrize("graph", [linear(VALUES, CLASSES), b"no graph", b""])
+def test_creating_takes_the_whole_slot_whatever_comes_of_it(folder: Path, graph: bytes) -> None:
+    monitor, began = creating(), time.monotonic()
+    network = create(node_of(Role.LEAD, folder), inputs_of(guest(graph=graph)), monitor)
+    assert time.monotonic() - began >= HEADER.create_ms / 1000
+    assert (network is not None) == (len(graph) > 100)
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch, folder: Path, failure: Exception) -> list[bytes]:
+    """Return what the lead is sent by a server whose exchange fails so."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(server, "serve", failing)
+    node = ServerNode(node_of(Role.SERVER, folder))
+    helper = threading.Thread(
+        target=node.handle,
+        args=(ScriptedChannel(Role.WORKER, {"do": "join", "job": JOB, "index": 0}).as_channel,),
+    )
+    helper.start()
+    plan, parameters = pad(b"", 256), pad(b"", 4 * HEADER.parameters + 8)
+    lead = ScriptedChannel(Role.LEAD, {"do": "prepare", "offer": offer().as_dict()}, plan, parameters)
+    node.handle(lead.as_channel)
+    helper.join()
+    assert node.joined == {}
+    return lead.sent
+
+
+def test_a_lost_worker_is_told_to_the_lead(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    sent = prepared(monkeypatch, folder, ExchangeError(worker=0, slot=3, slots=9))
+    assert set(parse_map(sent[-1])) == {"lost"}
+
+
+def test_a_failed_optimiser_gives_a_result_of_the_usual_size_that_is_not_complete(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    sent = prepared(monkeypatch, folder, DeferredFaultError("optimiser", step=0, detail="see the cause"))
+    assert parse_map(sent[-2]) == {"done": True}
+    assert len(sent[-1]) == 4096 + 4 * HEADER.parameters + 8
+    assert parse_map(unpad(sent[-1][:4096])) == {"losses": [], "complete": False}
+
+
+def test_a_worker_that_does_not_join_ends_the_job(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_S", 0.01)
+    with pytest.raises(TrainingError, match="did not join"):
+        ServerNode(node_of(Role.SERVER, folder))._workers(offer())
+
+
+def test_a_server_whose_lead_is_gone_ends_the_job() -> None:
+    class Gone(ScriptedChannel):
+        def send(self, data: bytes) -> None:
+            raise ChannelError(f"{len(data)} bytes for nobody")
+
+    with pytest.raises(TrainingError, match="lead was gone"):
+        server._send_result(Gone(Role.LEAD).as_channel, offer(), None)
+
+
+def test_an_enclave_that_is_not_ready_ends_the_job() -> None:
+    with pytest.raises(TrainingError, match="not ready"):
+        exchange._ask_ready(ScriptedChannel(Role.SERVER, {"ready": False}).as_channel, {"do": "prepare"})
+
+
+def test_an_unexpected_end_of_a_job_is_the_platforms_fault(folder: Path) -> None:
+    events = Events()
+    node = node_of(Role.LEAD, folder, events)
+    lead = Lead(node, Cell((), ("127.0.0.1", 1), ("127.0.0.1", 1), folder))
+    lead.attach(JOB, guest=str(folder / "nothing"), dataset=str(folder / "nothing"))
+    assert events.wait_for_end(JOB)["reason"] == kernel.StopReason.PLATFORM_FAULT.name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cbor2
 import pytest
@@ -71,8 +72,12 @@ def submission(
     return sink.getvalue()
 
 
+def source_of(raw: bytes) -> io.BufferedReader:
+    return io.BufferedReader(cast("io.RawIOBase", io.BytesIO(raw)))
+
+
 def read(raw: bytes) -> Manifest:
-    return read_manifest(io.BufferedReader(io.BytesIO(raw)))  # type: ignore[arg-type]
+    return read_manifest(source_of(raw))
 
 
 def split(raw: bytes) -> tuple[dict[str, Any], bytes, bytes]:
@@ -92,7 +97,7 @@ def joined(fields: object, envelope: bytes, *, signature: object = None) -> byte
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_submission_reads_back_and_its_envelope_opens(kind: Kind) -> None:
-    source = io.BufferedReader(io.BytesIO(submission(kind)))  # type: ignore[arg-type]
+    source = source_of(submission(kind))
     manifest = read_manifest(source)
     assert (manifest.kind, manifest.job) == (kind, JOB)
     assert manifest.party == SIGNER.public_key().public_bytes_raw()
@@ -291,7 +296,7 @@ def test_the_lead_stops_a_job_whose_submission_does_not_fit(
 def test_a_signed_submission_around_a_changed_envelope_is_refused(opened: Callable[..., Inputs]) -> None:
     fields, _, envelope = split(submission())
     changed = envelope[:-1] + bytes([envelope[-1] ^ 1])
-    fields["envelope"] = __import__("hashlib").sha256(changed).hexdigest()
+    fields["envelope"] = hashlib.sha256(changed).hexdigest()
     with pytest.raises(StopError) as caught:
         opened(guest=joined(fields, changed))
     assert caught.value.reason is StopReason.SUBMISSION_REFUSED

@@ -1,0 +1,104 @@
+"""Rules of admission on the model as a whole: before any tensor or node is looked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from chiron.graph.admitted import INPUT, LOGITS
+from chiron.graph.errors import AdmissionError, Rule
+from chiron.graph.operators import OPSETS
+
+if TYPE_CHECKING:
+    from chiron.graph.admitted import GraphLimits, Shape, TensorSpec
+
+IR_VERSIONS = range(3, 14)
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+MAX_FOREIGN_OPSETS = 16  # exporters list domains that no node uses
+
+
+def parse(graph: bytes, limits: GraphLimits) -> onnx.ModelProto:
+    """Return the bytes as an ONNX model that nothing was checked of but its size and format.
+
+    Raises:
+        AdmissionError: too large, no ONNX model, or with fields that ONNX does not have.
+    """
+    if not graph:
+        raise AdmissionError(Rule.FORMAT, "the graph is empty: emit it with graph()")
+    if len(graph) > limits.max_bytes:
+        text = f"{len(graph)} bytes are over the limit of {limits.max_bytes}: shrink the network"
+        raise AdmissionError(Rule.BYTES, text)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(graph)
+    except DecodeError as error:
+        text = "the bytes are no ONNX model: check how the guest writes them"
+        raise AdmissionError(Rule.FORMAT, text) from error
+    known = model.ByteSize()
+    model.DiscardUnknownFields()
+    if model.ByteSize() != known:
+        text = "it has fields that this version of ONNX does not know: write an older IR version"
+        raise AdmissionError(Rule.FORMAT, text)
+    return model
+
+
+def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits) -> int:
+    """Check versions, features, interface and counts; return the standard opset.
+
+    Raises:
+        AdmissionError: names the rule that is broken.
+    """
+    graph = model.graph
+    opset = _opset(model)
+    absent = (
+        (model.functions, "functions are not admitted: inline them"),
+        (model.training_info, "training information is not admitted: remove it"),
+        (graph.sparse_initializer, "sparse initializers are not admitted: make them dense"),
+        (graph.quantization_annotation, "quantization annotations are not admitted: remove them"),
+    )
+    for given, text in absent:
+        if len(given):
+            raise AdmissionError(Rule.FEATURE, text)
+    if not 1 <= len(graph.node) <= limits.max_nodes:
+        text = f"{len(graph.node)} nodes are not 1 to {limits.max_nodes}: shrink the network"
+        raise AdmissionError(Rule.NODES, text)
+    if len(graph.initializer) > 4 * limits.max_nodes:
+        text = f"{len(graph.initializer)} initializers are over {4 * limits.max_nodes}: remove unused ones"
+        raise AdmissionError(Rule.TENSORS, text)
+    _check_port(graph.input, INPUT, shape=spec.input_shape)
+    _check_port(graph.output, LOGITS, shape=(spec.classes,))
+    return opset
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    if model.ir_version not in IR_VERSIONS:
+        text = f"the IR version must be {IR_VERSIONS.start} to {IR_VERSIONS.stop - 1}: export another"
+        raise AdmissionError(Rule.VERSION, text)
+    imports = model.opset_import
+    few = len(imports) <= MAX_FOREIGN_OPSETS
+    versions = [o.version for o in imports if o.domain in STANDARD_DOMAINS] if few else []
+    if len(versions) != 1 or versions[0] not in OPSETS:
+        text = f"the model must import one standard opset from {OPSETS.start} to {OPSETS.stop - 1}"
+        raise AdmissionError(Rule.VERSION, f"{text}: export another")
+    return int(versions[0])
+
+
+def _check_port(values: Any, name: str, *, shape: Shape) -> None:  # noqa: ANN401  protobuf's repeated field
+    if len(values) != 1 or values[0].name != name:
+        text = f"there must be one tensor named {name!r}: rename it, and leave initializers out"
+        raise AdmissionError(Rule.INTERFACE, f"of {len(values)} graph {_side(name)}, {text}")
+    kind = values[0].type
+    dims = kind.tensor_type.shape.dim
+    is_float = (
+        kind.WhichOneof("value") == "tensor_type" and kind.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    )
+    given = tuple(dim.dim_value for dim in dims[1:]) if len(dims) == len(shape) + 1 else None
+    if not is_float or given != shape:
+        wanted = ["N", *shape]
+        raise AdmissionError(Rule.INTERFACE, f"{name!r} must be declared float32 of shape {wanted}")
+
+
+def _side(name: str) -> str:
+    return "inputs" if name == INPUT else "outputs"

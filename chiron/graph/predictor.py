@@ -1,0 +1,57 @@
+"""The network as it is served: rows in, probabilities out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chiron.graph.admitted import INPUT, LOGITS, Float32Array
+from chiron.graph.errors import GraphError
+from chiron.graph.runtime import open_session
+from chiron.graph.writer import inference_parts, make_model, make_node, value_info
+
+if TYPE_CHECKING:
+    from chiron.graph.admitted import AdmittedGraph
+
+PROBABILITIES = "probabilities"
+
+
+class Predictor:
+    """Answers any number of rows. `predict` may be called from several threads at once."""
+
+    def __init__(self, graph: AdmittedGraph, parameters: Float32Array, *, threads: int) -> None:
+        """Load the network with these parameters, float32 of shape (parameter_count,).
+
+        Raises:
+            GraphError: the parameters are of another size, or ONNX Runtime refuses the graph.
+        """
+        self._shape, self._classes = graph.spec.input_shape, graph.spec.classes
+        self._session = open_session(_serving_model(graph, parameters), threads=threads)
+
+    def predict(self, x: Float32Array) -> Float32Array:
+        """Return probabilities, float32 of shape (n, classes), for float32 rows of shape (n, *input_shape).
+
+        Raises:
+            ValueError: the rows are of another shape.
+            GraphError: ONNX Runtime fails on them.
+        """
+        if x.ndim != len(self._shape) + 1 or x.shape[1:] != self._shape:
+            raise ValueError(f"rows have shape {self._shape}, not {x.shape[1:]}")
+        if not len(x):
+            return np.empty((0, self._classes), dtype=np.float32)
+        try:
+            (answer,) = self._session.run([PROBABILITIES], {INPUT: np.ascontiguousarray(x, dtype=np.float32)})
+        except Exception as error:  # ONNX Runtime's errors share no public base class
+            raise GraphError(f"a prediction failed ({type(error).__name__})") from error
+        return np.asarray(answer, dtype=np.float32)
+
+
+def _serving_model(graph: AdmittedGraph, parameters: Float32Array) -> bytes:
+    """Return the inference model for any number of rows, with a softmax behind it."""
+    nodes, tensors, rows = inference_parts(graph, parameters, batch=None)
+    nodes.append(make_node("Softmax", [LOGITS], [PROBABILITIES], {"axis": 1}))
+    inputs = [value_info(INPUT, (rows, *graph.spec.input_shape))]
+    outputs = [value_info(PROBABILITIES, (rows, graph.spec.classes))]
+    encoded: bytes = make_model(nodes, inputs, outputs, tensors=tensors).SerializeToString()
+    return encoded
