@@ -99,7 +99,7 @@ class Demo:
             job = self._agree(url, guest, seed)
             self._train(url, job)
             self._ask(url, job, dataset.held_out_rows[:QUERIES], dataset.held_out_targets[:QUERIES])
-            receipt = self._party("operator", url, "receipt", job)[-1]
+            receipt = self._party("operator", url, "receipt", job)[-1] | {"simulated": True}
             self._output.result({"receipt": receipt}, "\n" + describe_receipt(receipt))
 
     def _agree(self, url: str, guest: Path, seed: int) -> JobId:
@@ -154,7 +154,8 @@ class Demo:
         )
         if done.returncode:
             raise PartyError(_last_error(done.stderr) or f"`chiron {arguments[0]}` failed")
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        values = [json.loads(line) for line in done.stdout.splitlines()]
+        return [{key: value[key] for key in value if key != "simulated"} for value in values]
 
     @contextmanager
     def _platform(self) -> Iterator[str]:

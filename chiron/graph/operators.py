@@ -82,7 +82,12 @@ _WINDOW = {
     "pads": integers(4, 0, default=0),
     "auto_pad": fixed(NOTSET),
 }
-_POOL = {**_WINDOW, "kernel_shape": integers(2, 1, default=None, required=True), "ceil_mode": fixed(0)}
+_POOL = {
+    **_WINDOW,
+    "kernel_shape": integers(2, 1, default=None, required=True),
+    "ceil_mode": fixed(0),
+    "dilations": fixed((1, 1)),
+}
 
 OPERATORS: Mapping[str, Operator] = {
     "Add": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.add),
@@ -122,16 +127,16 @@ OPERATORS: Mapping[str, Operator] = {
     ),
     "MaxPool": Operator(
         (_ROWS,),
-        shapes.max_pool,
+        shapes.pool,
         rules_pool.max_pool,
-        {**_POOL, "dilations": integers(2, 1, default=1), "storage_order": fixed(0)},
+        {**_POOL, "storage_order": fixed(0)},
         workspace=lambda _, rows: 2 * math.prod(rows[-1]),
     ),
     "AveragePool": Operator(
         (_ROWS,),
-        shapes.average_pool,
+        shapes.pool,
         rules_pool.average_pool,
-        {**_POOL, "count_include_pad": choice(0, 1), "dilations": fixed((1, 1))},
+        {**_POOL, "count_include_pad": choice(0, 1)},
         workspace=lambda _, rows: math.prod(rows[0]) + math.prod(rows[-1]),
     ),
     "GlobalAveragePool": Operator((_ROWS,), shapes.global_pool, rules_pool.global_average_pool),

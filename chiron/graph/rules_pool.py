@@ -23,9 +23,8 @@ def max_pool(tape: Tape, node: Node, gradient: str) -> None:
     Windows that cannot meet send to places that differ: MaxUnpool. Others may meet: their gradients add up.
     """
     shape, kernel = tape.shapes[node.inputs[0]], node.integers("kernel_shape")
-    strides, dilations = node.integers("strides"), node.integers("dilations")
-    indices = indices_name(node.output)
-    if all((k - 1) * d < s for k, d, s in zip(kernel, dilations, strides, strict=True)):
+    strides, indices = node.integers("strides"), indices_name(node.output)
+    if all(size <= stride for size, stride in zip(kernel, strides, strict=True)):
         inputs = [gradient, indices, tape.ints(*shape)]
         tape.give(node.inputs[0], tape.op("MaxUnpool", inputs, kernel_shape=kernel, strides=strides))
         return

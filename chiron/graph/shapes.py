@@ -110,19 +110,11 @@ def conv(node: Node, operands: Sequence[Tensor]) -> Shape:
     return (weights[0], *_slide(node, image[1:], weights[2:], dilations=node.integers("dilations")))
 
 
-def max_pool(node: Node, operands: Sequence[Tensor]) -> Shape:
-    """Slide a window, perhaps dilated, over an image."""
-    return _pool(node, operands[0].shape, node.integers("dilations"))
-
-
-def average_pool(node: Node, operands: Sequence[Tensor]) -> Shape:
-    """Slide a window over an image."""
-    return _pool(node, operands[0].shape, (1, 1))
-
-
-def _pool(node: Node, image: Shape, dilations: Shape) -> Shape:
+def pool(node: Node, operands: Sequence[Tensor]) -> Shape:
+    """Slide a window over an image; no window sees padding alone."""
+    image = operands[0].shape
     _need(holds=len(image) == 3, text=f"rows must be (channels, height, width), not {list(image)}")  # noqa: PLR2004
-    return (image[0], *_slide(node, image[1:], node.integers("kernel_shape"), dilations=dilations))
+    return (image[0], *_slide(node, image[1:], node.integers("kernel_shape"), dilations=(1, 1)))
 
 
 def _slide(node: Node, size: Shape, kernel: Shape, *, dilations: Shape) -> Shape:

@@ -21,7 +21,7 @@ GROUPS = {
     "operator": ("init", "submit", "approve", "refuse", "metrics", "log", "receipt"),
     "user": ("init", "submit", "approve", "refuse", "query", "receipt"),
 }
-FULL = [(name,) for name in COMMANDS if name not in GROUPS]
+FULL: list[tuple[str, ...]] = [(name,) for name in COMMANDS if name not in GROUPS]
 FULL += [(group, name) for group, names in GROUPS.items() for name in names]
 
 
