@@ -7,6 +7,7 @@ from enclave.channel import Channel, accept, connect
 from enclave.envelope import (
     EnvelopeInfo,
     HpkeKey,
+    envelope_digest,
     generate_hpke_key,
     read_envelope,
     unwrap_key,
@@ -43,6 +44,7 @@ __all__ = [
     "appraise",
     "connect",
     "create_simulated_cpu",
+    "envelope_digest",
     "generate_hpke_key",
     "make_evidence",
     "make_identity",

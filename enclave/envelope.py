@@ -16,6 +16,7 @@ from enclave.stream import decrypt_stream, encrypt_stream, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _KEY_BYTES = 32
@@ -40,9 +41,10 @@ def generate_hpke_key() -> HpkeKey:
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeInfo:
-    """What is public of an envelope: SHA-256 of its ciphertext, in hexadecimal."""
+    """SHA-256 of an envelope, in hexadecimal, which is public; the plaintext's size, which is its owner's."""
 
     digest: str
+    plaintext_bytes: int
 
 
 def write_envelope(
@@ -68,6 +70,7 @@ def write_envelope(
 
     Raises:
         ValueError: the plaintext is larger than `padded_bytes`.
+        EnclaveError: the source shrank while it was read.
     """
     digest = hashlib.sha256()
 
@@ -77,7 +80,7 @@ def write_envelope(
 
     data_key, binding = os.urandom(_KEY_BYTES), _binding(purpose, context)
     wrapped = _SUITE.encrypt(data_key, X25519PublicKey.from_public_bytes(recipient), info=binding)
-    encrypt_stream(
+    plaintext_bytes = encrypt_stream(
         source,
         write,
         key=data_key,
@@ -86,7 +89,13 @@ def write_envelope(
         padded_bytes=padded_bytes,
         progress=progress,
     )
-    return EnvelopeInfo(digest.hexdigest())
+    return EnvelopeInfo(digest.hexdigest(), plaintext_bytes)
+
+
+def envelope_digest(path: Path) -> str:
+    """Return SHA-256 of an envelope's file, in hexadecimal, as `EnvelopeInfo` has it."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def unwrap_key(source: IO[bytes], *, private: HpkeKey, purpose: str, context: bytes) -> bytes:

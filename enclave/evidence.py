@@ -21,6 +21,9 @@ Measurement = NewType("Measurement", str)
 
 REPORT_DATA_BYTES = 64
 MAX_EVIDENCE_BYTES = 1 << 16
+EVIDENCE_TAG = 60000  # interoperable RA-TLS: [evidence, claims]
+_MAX_DEPTH = 8
+_BYTES, _TEXT, _TAG = 2, 3, 6  # major types (RFC 8949, section 3.1)
 
 
 class EvidenceFormat(StrEnum):
@@ -116,14 +119,41 @@ def decode_statements(raw: bytes) -> dict[str, bytes]:
 def decode_cbor(raw: bytes, *, what: str) -> object:
     """Decode one CBOR value in the deterministic encoding (RFC 8949, section 4.2), with nothing behind it.
 
+    The bytes come from whoever connects: what could grow on decoding is refused before it is decoded.
+
     Raises:
         EnclaveError: the bytes are something else.
     """
+    _refuse_tags(raw, what=what)
     try:
-        value: object = cbor2.loads(raw)
+        value: object = cbor2.loads(
+            raw,
+            max_depth=_MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
         same = cbor2.dumps(value, canonical=True) == raw
     except (cbor2.CBORError, ValueError, TypeError, RecursionError) as error:
         raise EnclaveError(f"{what}: not one CBOR value") from error
     if not same:
         raise EnclaveError(f"{what}: not one CBOR value in the deterministic encoding")
     return value
+
+
+def _refuse_tags(raw: bytes, *, what: str) -> None:
+    """Walk over the heads of all items and refuse every tag but Evidence's own.
+
+    A tag runs a parser of its own (regular expressions, numbers, dates), and shared references let a few
+    hundred bytes stand for gigabytes (RFC 8949, section 10).
+    """
+    at = 0
+    while at < len(raw):
+        major, info = raw[at] >> 5, raw[at] & 0x1F
+        if info > 27:  # noqa: PLR2004  28 to 30 are reserved, 31 is an indefinite length (RFC 8949, section 3)
+            raise EnclaveError(f"{what}: not one CBOR value in the deterministic encoding")
+        width = 1 << (info - 24) if info >= 24 else 0  # noqa: PLR2004  bytes of the argument
+        argument = int.from_bytes(raw[at + 1 : at + 1 + width], "big") if width else info
+        if major == _TAG and argument != EVIDENCE_TAG:
+            raise EnclaveError(f"{what}: the CBOR tag {argument} has no place here")
+        at += 1 + width + (argument if major in {_BYTES, _TEXT} else 0)

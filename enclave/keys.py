@@ -6,6 +6,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 KEY_BYTES = 32
 
 
-def derive_key(root: bytes, label: str) -> bytes:
+def derive_key(root: bytes, label: str, *, salt: bytes | None = None) -> bytes:
     """Return 32 bytes for one purpose (HKDF-SHA-256, RFC 5869; the label is its info)."""
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"chiron " + label.encode()).derive(root)
+    return HKDF(SHA256(), KEY_BYTES, salt=salt, info=b"chiron " + label.encode()).derive(root)

@@ -21,19 +21,28 @@ def measure(roots: Sequence[Path], *, extra: Mapping[str, str]) -> Measurement:
     Time stamps, owners and the place of the roots do not count; compiled Python does not either.
 
     Raises:
-        EnclaveError: a root is no folder.
+        EnclaveError: a root is no folder, or a folder below it is a link: Python would import what lies
+            behind it, and nobody would have measured that.
     """
     total = hashlib.sha256()
     for root in roots:
         if not root.is_dir():
             raise EnclaveError(f"{root} cannot be measured: it is no folder")
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        for path in sorted(root.rglob("*")):
+            if path.is_dir():
+                _refuse_link(path)
+                continue
             relative = path.relative_to(root.parent)
             if not SKIPPED_FOLDERS.intersection(relative.parts):
                 _add(total, relative.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
     for name, value in sorted(extra.items()):
         _add(total, name, value)
     return Measurement(total.hexdigest())
+
+
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise EnclaveError(f"{folder} is a link and cannot be measured: put the folder itself there")
 
 
 def _add(total: hashlib._Hash, name: str, value: str) -> None:

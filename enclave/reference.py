@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from enclave.errors import EnclaveError
 from enclave.evidence import EvidenceFormat, Measurement
@@ -54,22 +54,34 @@ class ReferenceValues:
             EnclaveError: a field is missing, unknown or of the wrong form.
         """
         try:
-            fields = json.loads(raw)
-            if set(fields) != set(cls.__dataclass_fields__):
-                raise EnclaveError(
-                    f"reference values have exactly the fields {sorted(cls.__dataclass_fields__)}"
-                )
-            values = cls(
-                format=EvidenceFormat(fields["format"]),
-                measurement=Measurement(fields["measurement"]),
-                root_key=bytes.fromhex(fields["root_key"]),
-                require={name: bytes.fromhex(value) for name, value in fields["require"].items()},
-                max_age_s=int(fields["max_age_s"]),
-            )
-        except (ValueError, TypeError, AttributeError) as error:
+            return cls._from_fields(json.loads(raw, object_pairs_hook=_unique))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EnclaveError("reference values are malformed: write them again") from error
-        if not re.fullmatch(r"[0-9a-f]{64}", values.measurement) or len(values.root_key) != _KEY_BYTES:
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> ReferenceValues:
+        if set(fields) != set(cls.__dataclass_fields__):
+            raise EnclaveError(f"reference values have exactly the fields {sorted(cls.__dataclass_fields__)}")
+        measurement, age = fields["measurement"], fields["max_age_s"]
+        root_key = bytes.fromhex(fields["root_key"])
+        if not re.fullmatch(r"[0-9a-f]{64}", measurement) or len(root_key) != _KEY_BYTES:
             raise EnclaveError(
                 "reference values need a measurement of 64 hexadecimal digits and a 32-byte root key"
             )
-        return values
+        if type(age) is not int or age < 0:
+            raise EnclaveError("max_age_s in reference values is a whole number of seconds, 0 or more")
+        return cls(
+            format=EvidenceFormat(fields["format"]),
+            measurement=Measurement(measurement),
+            root_key=root_key,
+            require={name: bytes.fromhex(value) for name, value in fields["require"].items()},
+            max_age_s=age,
+        )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's fields; two of one name would be read differently by different readers."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise EnclaveError("reference values hold a field twice: write them again")
+    return fields

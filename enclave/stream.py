@@ -2,7 +2,9 @@
 
 Source: Hoang, Reyhanitabar, Rogaway, Vizar, "Online authenticated-encryption and its nonce-reuse
 misuse-resistance", CRYPTO 2015, section 6 (STREAM): AES-256-GCM per chunk, nonce = prefix, counter, last.
-A key-check value in the header commits to the key, which GCM alone does not.
+The cipher's key is derived anew for each stream from a random salt in its head (as Tink's AES-GCM-HKDF
+streaming does): a nonce is too short to be random under a sealing key that lives for years (NIST SP 800-38D,
+section 8.3). A key-check value in the head commits to the key, which GCM alone does not.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 TAG_BYTES = 16
+SALT_BYTES = 32
+PREFIX_BYTES = 7
 MAX_WRAPPED_BYTES = 1 << 12
-_MAGIC = b"CHS1"
-_HEAD = struct.Struct("<4s32s7sH")  # magic, key check, nonce prefix, length of the wrapped key
+_MAGIC = b"CHS2"
+_HEAD = struct.Struct(f"<4s{SALT_BYTES}s32s{PREFIX_BYTES}sH")  # magic to length of the wrapped key
 _NONCE = struct.Struct(">7sIB")
 _LENGTH = struct.Struct("<Q")
 
@@ -37,13 +41,14 @@ _LENGTH = struct.Struct("<Q")
 class StreamHead:
     """A stream's first bytes; `wrapped` is the data key encrypted to a recipient, if to any."""
 
+    salt: bytes
     check: bytes
     prefix: bytes
     wrapped: bytes
 
     def to_bytes(self) -> bytes:
         """Return the encoding."""
-        return _HEAD.pack(_MAGIC, self.check, self.prefix, len(self.wrapped)) + self.wrapped
+        return _HEAD.pack(_MAGIC, self.salt, self.check, self.prefix, len(self.wrapped)) + self.wrapped
 
 
 def read_head(source: IO[bytes]) -> StreamHead:
@@ -52,16 +57,16 @@ def read_head(source: IO[bytes]) -> StreamHead:
     Raises:
         EnclaveError: the source does not start as a stream.
     """
-    raw = source.read(_HEAD.size)
+    raw = _read(source, _HEAD.size)
     if len(raw) != _HEAD.size or raw[:4] != _MAGIC:
         raise EnclaveError("this is no encrypted file of Chiron's, or its head is cut off")
-    _, check, prefix, length = _HEAD.unpack(raw)
+    _, salt, check, prefix, length = _HEAD.unpack(raw)
     if length > MAX_WRAPPED_BYTES:
         raise EnclaveError(f"a wrapped key of {length} bytes is over the limit of {MAX_WRAPPED_BYTES}")
-    wrapped = source.read(length)
+    wrapped = _read(source, length)
     if len(wrapped) != length:
         raise EnclaveError("the head of the encrypted file is cut off")
-    return StreamHead(check, prefix, wrapped)
+    return StreamHead(salt, check, prefix, wrapped)
 
 
 def encrypt_stream(
@@ -73,8 +78,8 @@ def encrypt_stream(
     wrapped: bytes = b"",
     padded_bytes: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> None:
-    """Encrypt everything in a seekable source.
+) -> int:
+    """Encrypt everything in a seekable source; return its size in bytes.
 
     Args:
         source: the plaintext.
@@ -87,25 +92,31 @@ def encrypt_stream(
 
     Raises:
         ValueError: the plaintext is larger than `padded_bytes`.
+        EnclaveError: the source shrank while it was read.
     """
     size = source.seek(0, os.SEEK_END)
     source.seek(0)
     total = _LENGTH.size + (size if padded_bytes is None else padded_bytes)
     if size > total - _LENGTH.size:
         raise ValueError(f"{size} bytes do not fit a padded size of {padded_bytes}")
-    head = StreamHead(derive_key(key, "key check"), os.urandom(7), wrapped)
+    head = _fresh_head(key, wrapped)
     write(head.to_bytes())
-    cipher, associated = AESGCM(derive_key(key, "stream")), _associated(head, binding)
-    done = 0
+    cipher, associated = AESGCM(derive_key(key, "stream", salt=head.salt)), _associated(head, binding)
+    done, left = 0, size
     while done < total:
         room = min(CHUNK_BYTES, total - done)
         start = _LENGTH.pack(size) if done == 0 else b""
-        chunk = (start + source.read(room - len(start))).ljust(room, b"\0")
+        content = _read(source, min(left, room - len(start)))
+        left -= len(content)
+        chunk = (start + content).ljust(room, b"\0")
         done += room
         nonce = _NONCE.pack(head.prefix, (done - 1) // CHUNK_BYTES, done == total)
         write(cipher.encrypt(nonce, chunk, associated))  # CONF-1: ciphertext alone leaves
         if progress is not None:
-            progress(min(done, total) - _LENGTH.size)
+            progress(done - _LENGTH.size)
+    if left:
+        raise EnclaveError(f"the source lost {left} of {size} bytes while it was read: encrypt it again")
+    return size
 
 
 def decrypt_stream(source: IO[bytes], *, key: bytes, binding: bytes) -> Iterator[bytes]:
@@ -115,18 +126,20 @@ def decrypt_stream(source: IO[bytes], *, key: bytes, binding: bytes) -> Iterator
         EnclaveError: another key or binding, or the stream was changed, cut, reordered or extended.
     """
     head = read_head(source)
-    if not hmac.compare_digest(head.check, derive_key(key, "key check")):
+    if not hmac.compare_digest(head.check, derive_key(key, "key check", salt=head.salt)):
         raise EnclaveError("the key is not the one that this was encrypted with")
-    cipher, associated = AESGCM(derive_key(key, "stream")), _associated(head, binding)
-    chunk, index, left = source.read(CHUNK_BYTES + TAG_BYTES), 0, 0
+    cipher, associated = AESGCM(derive_key(key, "stream", salt=head.salt)), _associated(head, binding)
+    chunk, index, left = _read(source, CHUNK_BYTES + TAG_BYTES), 0, 0
     while chunk:
-        following = source.read(CHUNK_BYTES + TAG_BYTES)
+        following = _read(source, CHUNK_BYTES + TAG_BYTES)
         try:
             plain = cipher.decrypt(_NONCE.pack(head.prefix, index, not following), chunk, associated)
         except (InvalidTag, ValueError) as error:
             text = f"chunk {index} does not authenticate: changed, cut, reordered or bound to something else"
             raise EnclaveError(text) from error
         if index == 0:
+            if len(plain) < _LENGTH.size:  # whoever holds the data key may have written anything
+                raise EnclaveError("the encrypted file does not start with its length")
             (left,) = _LENGTH.unpack_from(plain)
             plain = plain[_LENGTH.size :]
         yield plain[:left]
@@ -134,6 +147,19 @@ def decrypt_stream(source: IO[bytes], *, key: bytes, binding: bytes) -> Iterator
         chunk, index = following, index + 1
     if index == 0 or left:
         raise EnclaveError("the encrypted file is cut off")
+
+
+def _fresh_head(key: bytes, wrapped: bytes) -> StreamHead:
+    salt = os.urandom(SALT_BYTES)
+    return StreamHead(salt, derive_key(key, "key check", salt=salt), os.urandom(PREFIX_BYTES), wrapped)
+
+
+def _read(source: IO[bytes], size: int) -> bytes:
+    """Read until there are `size` bytes or the end: an unbuffered file may give fewer at a time."""
+    content = source.read(size)
+    while len(content) < size and (more := source.read(size - len(content))):
+        content += more
+    return content
 
 
 def _associated(head: StreamHead, binding: bytes) -> bytes:

@@ -20,7 +20,7 @@ from chiron.launch.errors import LaunchError
 from chiron.launch.runtime import code_root
 from chiron.parties.data import load_dataset
 from chiron.parties.errors import PartyError
-from chiron.parties.platform import Platform
+from chiron.parties.platform import Platform, PlatformGoneError
 from chiron.training.agreement import Offer
 from chiron.training.submission import JobId
 
@@ -170,9 +170,13 @@ class Demo:
         )
         try:
             yield _ready_url(process)
+        except PlatformGoneError as error:
+            _, errors = process.communicate(timeout=STOP_S)  # it is ending its other processes
+            raise LaunchError(_last_error(errors) or str(error)) from error
         finally:
-            process.terminate()
-            process.communicate(timeout=STOP_S)
+            if process.returncode is None:
+                process.terminate()
+                process.communicate(timeout=STOP_S)
 
 
 def _ready_url(process: subprocess.Popen[str]) -> str:

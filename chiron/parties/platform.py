@@ -26,6 +26,10 @@ TIMEOUT_S = 30.0
 MAX_PORT = 65535
 
 
+class PlatformGoneError(PartyError):
+    """Nothing answers at the platform's address."""
+
+
 class Platform:
     """The platform's HTTP interface. Nothing it says is believed; it carries ciphertext and addresses."""
 
@@ -82,7 +86,7 @@ class Platform:
             return self._client.request(method, path, **options)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             text = f"no Chiron platform answers at {self.url} ({type(error).__name__})"
-            raise PartyError(f"{text}: start one with `chiron up`, or give its --platform") from error
+            raise PlatformGoneError(f"{text}: start one with `chiron up`, or give its --platform") from error
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
         if response.is_success:

@@ -1,51 +1,122 @@
-"""What the repository may not hold."""
+"""The repository as a whole: nothing of one machine in it, documented packages, hash-locked requirements."""
 
 from __future__ import annotations
 
+import ast
 import re
-import subprocess
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from realjob import CHECKOUT
+from hatchling.builders.wheel import WheelBuilder
 
-PACKAGES = ("chiron", "enclave", "wasm_sandbox", "paramserver")
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGES = ("chiron", "wasm_sandbox", "enclave", "paramserver")
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+HIDDEN_AND_OURS = {".ci", ".github", ".gitignore"}
+MADE = {"__pycache__", "build", "dist", "htmlcov", "site", "node_modules"}
+BINARY = {".npz", ".wasm", ".png", ".pyc"}
+FORBIDDEN = {
+    "a path of one machine": r"(?<![\w.])/(?:home|Users|root|work|mnt|opt)/\w",
+    "the place of a checkout": r"(?<![\w.])" + re.escape(str(CHECKOUT)) + "/",
+    "a package registry's host": r"(?:pypi|pythonhosted|npmjs|crates|golang)\.(?:org|io|com)\b",
+    "an index or a path in a requirement": r"--(?:extra-)?index-url|--find-links|file://",
+    "work that is left": r"\b(?:TODO|FIXME|XXX|HACK)\b",
+    "an earlier try": r"(?i)\bproto" + r"types?\b",
+}
+PINNED = re.compile(r"^([a-z0-9._-]+)(?:\[[a-z,-]+\])?==(\S+)(?: ; .+?)? \\$")
+HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}(?: \\)?$")
+PYPROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def files() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True).stdout
-    return [CHECKOUT / name for name in listed.decode().split("\0") if name]
+def files() -> Iterator[Path]:
+    """Every file of ours: neither hidden nor made by a tool."""
+    for path in sorted(CHECKOUT.rglob("*")):
+        parts = path.relative_to(CHECKOUT).parts
+        hidden = any(part.startswith(".") and part not in HIDDEN_AND_OURS for part in parts)
+        if path.is_file() and not hidden and not MADE.intersection(parts) and path.suffix not in BINARY:
+            yield path
 
 
-def texts() -> dict[str, str]:
-    suffixes = {".py", ".md", ".toml", ".c", ".h", ".wit", ".lock", ""}
-    return {
-        str(path.relative_to(CHECKOUT)): path.read_text(errors="replace")
+def locked(name: str) -> dict[str, tuple[str, int]]:
+    """Return version and number of hashes of each requirement of a lock, which has nothing else in it."""
+    found: dict[str, tuple[str, int]] = {}
+    current = ""
+    for line in (CHECKOUT / name).read_text(encoding="utf-8").splitlines():
+        if pinned := PINNED.match(line):
+            current = pinned[1]
+            found[current] = (pinned[2], 0)
+        else:
+            assert HASH.match(line), f"{name}: {line}"
+            version, hashes = found[current]
+            found[current] = (version, hashes + 1)
+    return found
+
+
+def bare(requirement: str) -> str:
+    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower()
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_holds(what: str) -> None:
+    pattern = re.compile(FORBIDDEN[what])
+    found = [
+        f"{path.relative_to(CHECKOUT)}:{number}"
         for path in files()
-        if path.is_file() and path.suffix in suffixes
+        if path != Path(__file__).resolve()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []
+
+
+def test_every_package_and_module_says_what_it_is_for() -> None:
+    silent = [
+        path.relative_to(CHECKOUT)
+        for package in PACKAGES
+        for path in (CHECKOUT / package).rglob("*.py")
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+def test_the_wheel_ships_py_typed_in_every_package_and_the_specification() -> None:
+    shipped = {file.distribution_path for file in WheelBuilder(str(CHECKOUT)).recurse_included_files()}
+    wanted = {f"{package}/py.typed" for package in PACKAGES}
+    assert wanted <= shipped
+    assert "chiron/_spec/policy.toml" in {
+        f"{target}/{path.relative_to(CHECKOUT / source)}"
+        for source, target in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].items()
+        for path in (CHECKOUT / source).rglob("*")
     }
 
 
-@pytest.mark.parametrize(
-    "word", ["TO" + "DO", "FIX" + "ME", "X" * 3 + ":", "py" + "pi.org", "python" + "hosted"]
-)
-def test_no_file_holds_a_note_to_self_or_a_registrys_host(word: str) -> None:
-    assert [name for name, text in texts().items() if word in text] == []
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_requirement_is_pinned_with_hashes(name: str) -> None:
+    requirements = locked(name)
+    assert len(requirements) > 10
+    assert [wanted for wanted, (_, hashes) in requirements.items() if hashes == 0] == []
 
 
-def test_no_file_names_a_path_of_a_machine() -> None:
-    alien = re.compile(rf"{re.escape(str(CHECKOUT))}/|{re.escape(str(Path.home()))}/")
-    assert [name for name, text in texts().items() if alien.search(text)] == []
+def test_the_locks_cover_what_the_project_names() -> None:
+    run = {bare(requirement) for requirement in PYPROJECT["project"]["dependencies"]}
+    extra = {bare(each) for group in PYPROJECT["project"]["optional-dependencies"].values() for each in group}
+    dev = {bare(requirement) for requirement in PYPROJECT["dependency-groups"]["dev"]}
+    assert run <= set(locked("requirements.lock"))
+    assert run | extra | dev <= set(locked("requirements-dev.lock"))
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_every_locked_requirement_has_a_hash(lock: str) -> None:
-    entries = (CHECKOUT / lock).read_text().replace("\\\n", " ").splitlines()
-    assert len(entries) > 20
-    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+def test_what_runs_is_what_is_tested() -> None:
+    run, dev = (locked(name) for name in LOCKS)
+    assert {name: dev.get(name) for name in run} == run
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_every_package_says_what_it_is_and_ships_its_types(package: str) -> None:
-    assert (CHECKOUT / package / "py.typed").is_file()
-    assert [p for p in (CHECKOUT / package).rglob("*.py") if not p.read_text().startswith('"""')] == []
+def test_the_licence_is_the_one_that_is_stated() -> None:
+    text = (CHECKOUT / "LICENSE").read_text(encoding="utf-8")
+    assert PYPROJECT["project"]["license"] == "Apache-2.0"
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
