@@ -76,7 +76,7 @@ class Schedule:
     def server_tick(self, start: float, slot: int) -> float:
         """Return when the server sends its frame of `slot`, in seconds.
 
-        Half a slot after the workers': gradients arrive and are applied in that quarter, workers
-        compute in the other three, and so each slot can hold one useful step.
+        Half a slot after the workers': gradients arrive and are applied in that half, workers
+        compute in the other, and so each slot can hold one useful step.
         """
         return self.worker_tick(start, slot) + self.slot_ms / 2000

@@ -87,9 +87,9 @@ def size_class(count: int) -> int:
 
 
 def slots_for(header: Header, rows_class: int) -> int:
-    """Return the exchange slots of the whole training: one a step, and a quarter (at least 3 s) to spare.
+    """Return the exchange slots of the whole training: one a step, and half as many (at least 3 s) to spare.
 
     A function of the public header and the public schema alone, so that the count of frames is one too.
     """
     steps = header.epochs * header.steps_per_epoch(rows_class)
-    return steps + max(math.ceil(SPARE_MS / header.slot_ms), steps // 4)
+    return steps + max(math.ceil(SPARE_MS / header.slot_ms), steps // 2)

@@ -24,7 +24,7 @@ REMEDIES = {
     Code.UNKNOWN_JOB: "the lead does not hold this job: check the job id, or submit again",
     Code.NOT_A_PARTY: "this key is no party of the job: use the --home that submitted it",
     Code.BAD_REQUEST: "the lead did not understand the request: use the same version of Chiron on both sides",
-    Code.TOO_EARLY: "the job has not come that far: try again when `status` shows a later phase",
+    Code.TOO_EARLY: "the job has not come that far: try again when `chiron jobs JOB` shows a later phase",
     Code.TOO_LATE: "the job is past that point",
     Code.STALE_OFFER: "the offer changed since you saw it: read it again before you approve",
 }

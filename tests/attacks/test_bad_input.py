@@ -211,7 +211,7 @@ def test_a_data_set_encrypted_to_another_enclave_is_refused(
     )
 
 
-def test_a_guest_that_loops_in_configure_is_refused_and_its_operator_can_read_why(
+def test_a_guest_that_traps_in_configure_is_refused_and_its_operator_can_read_why(
     tmp_path: Path, data: Path, running: Running, parties: Parties
 ) -> None:
     path = tmp_path / "guest.wasm"

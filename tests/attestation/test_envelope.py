@@ -142,7 +142,7 @@ def test_a_sealed_blob_opens_only_with_its_key_purpose_and_context() -> None:
 
 def test_an_oversized_wrapped_key_is_refused() -> None:
     changed = bytearray(SMALL)
-    changed[43:45] = b"\xff\xff"
+    changed[75:77] = b"\xff\xff"
     with pytest.raises(EnvelopeError, match="over the limit"):
         opened(bytes(changed))
 

@@ -1,0 +1,370 @@
+"""Every operator's gradient, for every kind of attribute, against central differences in float64."""
+
+# ruff: noqa: ANN401, PLR0913  Hypothesis draws tuples and None; a convolution has as many settings
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+from networks import Network
+from numpy.typing import NDArray
+
+from chiron.graph import (
+    AdmissionError,
+    AdmittedGraph,
+    GraphLimits,
+    Rule,
+    StockEngine,
+    TensorSpec,
+    admit,
+    inference_model,
+)
+from chiron.graph.operators import OPERATORS
+from chiron.graph.runtime import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chiron.graph.admitted import Node
+
+Array64 = NDArray[np.float64]
+LIMITS = GraphLimits(max_bytes=1 << 20, max_parameters=1 << 16)
+BATCH, CLASSES, STEP = 2, 3, 1e-6
+EXAMPLES = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,  # a kink within STEP of a value would fail by chance
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+class Case(Network):
+    """A network around the operator under test; a parameter before it shows the gradient of its input."""
+
+    def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
+        super().__init__(shape, CLASSES, seed)
+        self.rows = self.add("Add", self.tensor("shift", 1, *shape, scale=1.0))
+
+    def away_from_zero(self, name: str, *shape: int) -> str:
+        """Add an initializer that may divide."""
+        values = np.random.default_rng(self.seed).normal(size=shape)
+        return self.values(name, (np.sign(values) * (0.5 + np.abs(values))).astype(np.float32))
+
+    def admitted(self, width: int) -> AdmittedGraph:
+        self.add("Flatten")
+        self.add("MatMul", self.tensor("head", width, CLASSES))
+        return admit(self.encoded(), TensorSpec(self.shape, CLASSES), limits=LIMITS)
+
+    def check(self, width: int) -> None:
+        """Compare forward pass and gradient with the guest's own model and the float64 reference."""
+        random = np.random.default_rng(self.seed)
+        x = random.normal(size=(BATCH, *self.shape)).astype(np.float32)
+        graph = self.admitted(width)
+        (wanted,) = open_session(self.encoded(), threads=1).run(None, {"x": x})
+        model = inference_model(graph, graph.initial, batch=BATCH)
+        (logits,) = open_session(model, threads=1).run(None, {"x": x})
+        np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+        check_gradient(graph, x, random)
+
+    def check_or_refused(self, out: tuple[int, int] | None, channels: int) -> None:
+        if out is not None:
+            self.check(channels * out[0] * out[1])
+            return
+        with pytest.raises(AdmissionError) as refusal:
+            self.admitted(1)
+        assert refusal.value.rule is Rule.SHAPE
+
+
+def check_gradient(graph: AdmittedGraph, x: NDArray[np.float32], random: np.random.Generator) -> None:
+    y = random.integers(0, graph.spec.classes, len(x))
+    engine = StockEngine(graph, batch=len(x), threads=1)
+    at = graph.initial.astype(np.float64)
+    assert engine.run(x, y) == pytest.approx(reference_loss(graph, at, x=x, y=y), rel=1e-5, abs=1e-6)
+    directions = [*random.normal(size=(4, at.size)), *np.eye(at.size)[random.permutation(at.size)[:12]]]
+    for direction in directions:
+        ends = [reference_loss(graph, at + sign * STEP * direction, x=x, y=y) for sign in (1, -1)]
+        numerical = (ends[0] - ends[1]) / (2 * STEP)
+        scale = float(np.linalg.norm(engine.gradient) * np.linalg.norm(direction))
+        assert engine.gradient @ direction == pytest.approx(numerical, rel=1e-4, abs=1e-5 * max(scale, 1.0))
+
+
+def reference_loss(
+    graph: AdmittedGraph, at: Array64, *, x: NDArray[np.float32], y: NDArray[np.int64]
+) -> float:
+    """Return the mean cross-entropy, all in float64."""
+    values: dict[str, Array64] = {"x": x.astype(np.float64)}
+    values |= {name: array.astype(np.float64) for name, array in graph.constants.items()}
+    values |= {p.name: at[p.span].reshape(p.shape) for p in graph.parameters}
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs]
+        if node.operator == "Reshape":
+            values[node.output] = inputs[0].reshape(len(x), *graph.rows[node.output])
+        else:
+            values[node.output] = REFERENCE[node.operator](node, *inputs)
+    logits = values["logits"]
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-logs[np.arange(len(y)), y].mean())
+
+
+def taps(
+    node: Node, image: Array64, kernel: tuple[int, ...], *, fill: float, dilations: Any = (1, 1)
+) -> Array64:
+    """Return what each place of the window sees: (places, n, channels, height, width)."""
+    (top, left, bottom, right), strides = node.integers("pads"), node.integers("strides")
+    padded = np.pad(image, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+    high, wide = (
+        (padded.shape[2 + i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in (0, 1)
+    )
+    seen = []
+    for place in product(range(kernel[0]), range(kernel[1])):
+        row, column = place[0] * dilations[0], place[1] * dilations[1]
+        view = padded[:, :, row : row + strides[0] * high : strides[0]]
+        seen.append(view[..., column : column + strides[1] * wide : strides[1]][:, :, :high, :wide])
+    return np.stack(seen)
+
+
+def conv(node: Node, image: Array64, weights: Array64, *bias: Array64) -> Array64:
+    group, (outs, ins, *kernel) = node.integer("group"), weights.shape
+    seen = taps(node, image, tuple(kernel), dilations=node.integers("dilations"), fill=0.0)
+    seen = seen.reshape(*seen.shape[:2], group, ins, *seen.shape[3:])
+    each = weights.reshape(group, outs // group, ins, -1)
+    result = np.einsum("tngihw,goit->ngohw", seen, each).reshape(len(image), outs, *seen.shape[4:])
+    total: Array64 = result + bias[0].reshape(-1, 1, 1) if bias else result
+    return total
+
+
+def max_pool(node: Node, image: Array64) -> Array64:
+    result: Array64 = taps(node, image, node.integers("kernel_shape"), fill=-np.inf).max(axis=0)
+    return result
+
+
+def average_pool(node: Node, image: Array64) -> Array64:
+    fill = 0.0 if node.integer("count_include_pad") else np.nan
+    result: Array64 = np.nanmean(taps(node, image, node.integers("kernel_shape"), fill=fill), axis=0)
+    return result
+
+
+def gemm(node: Node, rows: Array64, weights: Array64, *bias: Array64) -> Array64:
+    result = rows @ (weights.T if node.integer("transB") else weights)
+    return result + bias[0] if bias else result
+
+
+REFERENCE: dict[str, Callable[..., Array64]] = {
+    "Add": lambda _, a, b: a + b,
+    "Sub": lambda _, a, b: a - b,
+    "Mul": lambda _, a, b: a * b,
+    "Div": lambda _, a, b: a / b,
+    "Relu": lambda _, a: np.maximum(a, 0),
+    "LeakyRelu": lambda node, a: np.where(a > 0, a, node.number("alpha") * a),
+    "Sigmoid": lambda _, a: 1 / (1 + np.exp(-a)),
+    "Tanh": lambda _, a: np.tanh(a),
+    "MatMul": lambda _, a, b: a @ b,
+    "Gemm": gemm,
+    "Flatten": lambda _, a: a.reshape(len(a), -1),
+    "Conv": conv,
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": lambda _, a: a.mean(axis=(2, 3), keepdims=True),
+}
+
+
+shapes_with_ones = st.tuples(*[st.sampled_from([1, 2, 3])] * 3)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("first", ["rows", "initializer"])
+@EXAMPLES
+@given(
+    seed=SEEDS, row=shapes_with_ones, other=shapes_with_ones, lead=st.integers(0, 3), batched=st.booleans()
+)
+def test_arithmetic_with_an_initializer_that_broadcasts(
+    operator: str, first: str, *, seed: int, row: Any, other: Any, lead: int, batched: bool
+) -> None:
+    case = Case(seed, row)
+    operand = case.away_from_zero("operand", *((1, *other) if batched else other[lead:]))
+    if first == "rows":
+        case.add(operator, operand)
+    else:
+        case.add(operator, case.add("Sigmoid"), first=operand)  # a divisor that is far from 0
+    own = other if batched else (*(1,) * lead, *other[lead:])
+    width = int(np.prod([max(sides) for sides in zip(row, own, strict=True)]))
+    if all(a == b or 1 in {a, b} for a, b in zip(row, own, strict=True)):
+        case.check(width)
+        return
+    with pytest.raises(AdmissionError) as refusal:
+        case.admitted(width)
+    assert refusal.value.rule is Rule.SHAPE
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div"])
+@EXAMPLES
+@given(seed=SEEDS, channels=st.integers(1, 3), size=st.integers(1, 3))
+def test_arithmetic_of_two_branches_that_broadcast(
+    operator: str, *, seed: int, channels: int, size: int
+) -> None:
+    case = Case(seed, (channels, size, size))
+    case.add("GlobalAveragePool")
+    case.add(operator, case.add("Sigmoid"), first=case.rows)
+    case.check(channels * size * size)
+
+
+@EXAMPLES
+@given(seed=SEEDS)
+def test_a_tensor_that_is_used_twice_gets_both_gradients(seed: int) -> None:
+    case = Case(seed, (4,))
+    case.add("MatMul", case.tensor("tied", 4, 4))
+    case.add("Tanh")
+    case.add("MatMul", "tied")
+    case.add("Mul", case.head)
+    case.check(4)
+
+
+@pytest.mark.parametrize("operator", ["Relu", "Sigmoid", "Tanh"])
+@EXAMPLES
+@given(seed=SEEDS, row=shapes_with_ones)
+def test_activations(operator: str, *, seed: int, row: Any) -> None:
+    case = Case(seed, row)
+    case.add(operator)
+    case.check(int(np.prod(row)))
+
+
+@EXAMPLES
+@given(seed=SEEDS, alpha=st.none() | st.floats(0, 1, width=32), row=shapes_with_ones)
+def test_leaky_relu(*, seed: int, alpha: float | None, row: Any) -> None:
+    case = Case(seed, row)
+    case.add("LeakyRelu", **stated(alpha=alpha))
+    case.check(int(np.prod(row)))
+
+
+@EXAMPLES
+@given(
+    seed=SEEDS, ins=st.integers(1, 5), outs=st.integers(1, 5), transposed=st.sampled_from([None, 0, 1]),
+    bias=st.sampled_from(["none", "scalar", "one", "one by one", "row", "one by row"]),
+)  # fmt: skip
+def test_gemm(*, seed: int, ins: int, outs: int, transposed: int | None, bias: str) -> None:
+    case = Case(seed, (ins,))
+    inputs = [case.tensor("weights", *((outs, ins) if transposed else (ins, outs)))]
+    shapes = {"scalar": (), "one": (1,), "one by one": (1, 1), "row": (outs,), "one by row": (1, outs)}
+    if bias != "none":
+        inputs.append(case.tensor("bias", *shapes[bias]))
+    case.add("Gemm", *inputs, **stated(transB=transposed))
+    case.check(outs)
+
+
+@EXAMPLES
+@given(seed=SEEDS, ins=st.integers(1, 5), outs=st.integers(1, 5))
+def test_matmul(*, seed: int, ins: int, outs: int) -> None:
+    case = Case(seed, (ins,))
+    case.add("MatMul", case.tensor("weights", ins, outs))
+    case.check(outs)
+
+
+@EXAMPLES
+@given(
+    seed=SEEDS, first=st.sampled_from([0, -1]), target=st.sampled_from([(12,), (2, 6), (3, 2, 2), (4, -1)])
+)
+def test_reshape(*, seed: int, first: int, target: tuple[int, ...]) -> None:
+    if first == -1 == target[-1]:
+        reject()
+    case = Case(seed, (3, 4))
+    case.add("Reshape", case.values("target", np.array([first, *target], dtype=np.int64)))
+    case.check(12)
+
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+some_pads = st.none() | st.tuples(*[st.integers(0, 2)] * 4)
+sizes = st.tuples(st.integers(1, 7), st.integers(1, 7))
+
+
+def stated(**attributes: object) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def windows(size: Any, kernel: Any, *, strides: Any, dilations: Any, pads: Any) -> tuple[int, int] | None:
+    """Return the output's size, or None where a window does not fit or sees nothing but padding."""
+    edges, wide, step = pads or (0,) * 4, dilations or (1, 1), strides or (1, 1)
+    extents = [(k - 1) * d + 1 for k, d in zip(kernel, wide, strict=True)]
+    room = [size[i] + edges[i] + edges[i + 2] - extents[i] for i in (0, 1)]
+    if min(room) < 0 or any(edges[i] >= extents[i % 2] for i in range(4)):
+        return None
+    return room[0] // step[0] + 1, room[1] // step[1] + 1
+
+
+@settings(EXAMPLES, max_examples=150)
+@given(
+    seed=SEEDS,
+    size=sizes,
+    kernel=pairs,
+    strides=st.none() | pairs,
+    dilations=st.none() | pairs,
+    pads=some_pads,
+    group=st.sampled_from([None, 1, 2, 3]),
+    per_group=pairs,
+    bias=st.booleans(),
+    says_kernel=st.booleans(),
+)
+def test_conv(
+    *, seed: int, size: Any, kernel: Any, strides: Any, dilations: Any, pads: Any,
+    group: int | None, per_group: tuple[int, int], bias: bool, says_kernel: bool,
+) -> None:  # fmt: skip
+    ins, outs = per_group[0] * (group or 1), per_group[1] * (group or 1)
+    case = Case(seed, (ins, *size))
+    inputs = [case.tensor("weights", outs, per_group[0], *kernel)]
+    inputs += [case.tensor("bias", outs)] if bias else []
+    said = kernel if says_kernel else None
+    case.add(
+        "Conv",
+        *inputs,
+        **stated(strides=strides, dilations=dilations, pads=pads, group=group, kernel_shape=said),
+    )
+    case.check_or_refused(windows(size, kernel, strides=strides, dilations=dilations, pads=pads), outs)
+
+
+@settings(EXAMPLES, max_examples=80)
+@given(seed=SEEDS, size=sizes, kernel=pairs, strides=st.none() | pairs, pads=some_pads)
+def test_max_pool(*, seed: int, size: Any, kernel: Any, strides: Any, pads: Any) -> None:
+    case = Case(seed, (2, *size))
+    case.add("MaxPool", kernel_shape=kernel, **stated(strides=strides, pads=pads))
+    case.check_or_refused(windows(size, kernel, strides=strides, dilations=None, pads=pads), 2)
+
+
+@settings(EXAMPLES, max_examples=80)
+@given(
+    seed=SEEDS, size=sizes, kernel=pairs, strides=st.none() | pairs, pads=some_pads,
+    counted=st.none() | st.integers(0, 1),
+)  # fmt: skip
+def test_average_pool(
+    *, seed: int, size: Any, kernel: Any, strides: Any, pads: Any, counted: int | None
+) -> None:
+    case = Case(seed, (2, *size))
+    case.add(
+        "AveragePool", kernel_shape=kernel, **stated(strides=strides, pads=pads, count_include_pad=counted)
+    )
+    case.check_or_refused(windows(size, kernel, strides=strides, dilations=None, pads=pads), 2)
+
+
+@EXAMPLES
+@given(seed=SEEDS, size=sizes, channels=st.integers(1, 3))
+def test_global_average_pool(*, seed: int, size: Any, channels: int) -> None:
+    case = Case(seed, (channels, *size))
+    case.add("GlobalAveragePool")
+    case.check(channels)
+
+
+def test_a_constant_is_not_trained_and_passes_gradients_on() -> None:
+    case = Case(0, (2, 4, 4))
+    case.add("Conv", case.tensor("const.kernel", 3, 2, 3, 3))
+    case.check(12)
+    graph = admit(case.encoded(), TensorSpec(case.shape, CLASSES), limits=LIMITS)
+    assert graph.parameter_count == 2 * 4 * 4 + 12 * CLASSES
+
+
+def test_every_admitted_operator_has_a_reference() -> None:
+    assert {*REFERENCE, "Reshape"} == set(OPERATORS)
