@@ -358,7 +358,7 @@ def test_a_party_has_no_role_and_an_enclave_its_own() -> None:
     assert peer_role(ScriptedChannel(Role.WORKER).as_channel) is Role.WORKER
 
 
-@pytest.mark.parametrize("role", [None, *(set(Role) - {Role.LEAD})])
+@pytest.mark.parametrize("role", [None, *sorted(set(Role) - {Role.LEAD})])
 def test_a_worker_obeys_the_lead_alone(role: Role | None, folder: Path) -> None:
     channel = ScriptedChannel(role, {"do": "prepare"})
     with pytest.raises(TrainingError, match="only the lead"):
