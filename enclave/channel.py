@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
@@ -20,7 +21,7 @@ from OpenSSL import SSL, crypto
 from enclave.errors import AppraisalError, ChannelError, EnclaveError
 from enclave.evidence import MAX_EVIDENCE_BYTES, Evidence
 from enclave.identity import check_key_binding, evidence_in
-from enclave.transport import Transport
+from enclave.transport import REFUSED, PeerEndedError, Transport
 from enclave.verifier import NONCE, Claims, appraise
 
 if TYPE_CHECKING:
@@ -146,12 +147,14 @@ class _Setup:
         is_server: bool,
         anonymous: bool,
     ) -> None:
-        self._identity, self._reference = identity, reference
+        self._identity = None if identity is None else identity.renewed(now=int(time.time()))
+        self._reference = reference
         self._is_server = is_server
         self._refusal: AppraisalError | None = None
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # a matter of speed alone; a broken connection shows at the handshake
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._transport = Transport(sock, self._context(anonymous=anonymous))
-        self._transport.set_timeout(timeout_s)
+        self._transport.start_set_up(timeout_s)
 
     def run(self) -> Channel:
         """Return the channel, or close the socket and raise."""
@@ -163,11 +166,15 @@ class _Setup:
                 raise ChannelError(f"the peer is refused: {self._refusal}") from self._refusal
             if isinstance(error, AppraisalError):
                 raise ChannelError(f"the peer is refused: {error}") from error
+            if isinstance(error, PeerEndedError):
+                raise ChannelError(
+                    f"no attested channel: {error}: it may refuse this end, {REFUSED}"
+                ) from error
             raise ChannelError(f"no attested channel: {error}") from error
         except BaseException:
             self._transport.close()
             raise
-        self._transport.set_timeout(None)
+        self._transport.end_set_up()
         return channel
 
     def _run(self) -> Channel:
@@ -224,7 +231,7 @@ class _Setup:
         """Appraise fresh Evidence: made for this nonce, this key and this very connection."""
         demanded = replace(self._reference, require={**self._reference.require, EXPORTER_STATEMENT: exporter})
         claims = appraise(Evidence.from_bytes(raw), demanded, nonce=nonce, now=int(time.time()))  # ATT-2
-        check_key_binding(claims.statements, certificate)
+        check_key_binding(claims, certificate)
         return claims
 
     def _context(self, *, anonymous: bool) -> SSL.Context:
@@ -247,9 +254,9 @@ class _Setup:
             self._refusal = error
             return False
         except Exception as error:  # noqa: BLE001  nothing may pass through OpenSSL's callback; it is raised later
-            self._refusal = AppraisalError(
-                0, f"the peer's certificate cannot be read ({type(error).__name__})"
-            )
+            text = f"the peer's certificate cannot be read ({type(error).__name__})"
+            self._refusal = AppraisalError(0, text)
+            self._refusal.__cause__ = error
             return False
         return True
 
@@ -257,4 +264,4 @@ class _Setup:
         if depth != 0:
             raise AppraisalError(0, "the peer shows a chain of certificates")
         claims = appraise(evidence_in(certificate), self._reference, nonce=None, now=int(time.time()))
-        check_key_binding(claims.statements, certificate)
+        check_key_binding(claims, certificate)

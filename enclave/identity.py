@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cbor2
@@ -19,18 +19,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from enclave.errors import AppraisalError, EnclaveError
-from enclave.evidence import Evidence, decode_cbor, make_evidence
+from enclave.evidence import EVIDENCE_TAG, Evidence, decode_cbor, make_evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from enclave.evidence import Attester
+    from enclave.verifier import Claims
 
 EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
-EVIDENCE_TAG = 60000
 PUBKEY_HASH = "pubkey-hash"
 SHA256_ID = 1  # IANA, Named Information Hash Algorithm Registry
 VALIDITY = dt.timedelta(days=365)  # the age of the Evidence decides, not the certificate's
+RENEWAL = dt.timedelta(hours=1)
+_START_EARLIER = dt.timedelta(hours=1)  # for clocks that are behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,17 @@ class Identity:
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
     evidence: Evidence
+
+    def renewed(self, *, now: int) -> Identity:
+        """Return this identity, with new Evidence and a new certificate for the same key after an hour.
+
+        Without it nobody would speak to a process older than the age that reference values allow.
+        """
+        made = self.certificate.not_valid_before_utc + _START_EARLIER
+        if dt.datetime.fromtimestamp(now, dt.UTC) - made < RENEWAL:
+            return self
+        evidence = self.fresh_evidence({})
+        return replace(self, evidence=evidence, certificate=_certify(self.key, evidence, now=now))
 
     def fresh_evidence(self, extra: Mapping[str, bytes]) -> Evidence:
         """Return Evidence made now: the identity's statements, its key, and what this connection adds."""
@@ -60,10 +73,14 @@ def make_identity(attester: Attester, statements: Mapping[str, bytes], *, now: i
     key = ec.generate_private_key(ec.SECP256R1())
     bound = {**statements, PUBKEY_HASH: pubkey_statement(key.public_key())}
     evidence = make_evidence(attester, bound)
+    return Identity(attester, dict(statements), key, _certify(key, evidence, now=now), evidence)
+
+
+def _certify(key: ec.EllipticCurvePrivateKey, evidence: Evidence, *, now: int) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "chiron enclave")])
-    start = dt.datetime.fromtimestamp(now, dt.UTC) - dt.timedelta(hours=1)
+    start = dt.datetime.fromtimestamp(now, dt.UTC) - _START_EARLIER
     content = cbor2.dumps(cbor2.CBORTag(EVIDENCE_TAG, [evidence.to_bytes(), evidence.statements]))
-    certificate = (
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -74,13 +91,16 @@ def make_identity(attester: Attester, statements: Mapping[str, bytes], *, now: i
         .add_extension(x509.UnrecognizedExtension(EVIDENCE_OID, content), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return Identity(attester, dict(statements), key, certificate, evidence)
 
 
 def pubkey_statement(key: object) -> bytes:
-    """Return the statement that binds a public key: CBOR [hash algorithm, digest of the SPKI]."""
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise AppraisalError(0, "the certificate's key is not on an elliptic curve")
+    """Return the statement that binds a public key: CBOR [hash algorithm, digest of the SPKI].
+
+    Raises:
+        AppraisalError: step 0: the key is not ECDSA's on P-256.
+    """
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise AppraisalError(0, "the certificate's key is not on the elliptic curve P-256")
     spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return cbor2.dumps([SHA256_ID, hashlib.sha256(spki).digest()], canonical=True)
 
@@ -117,11 +137,12 @@ def _parse_extension(raw: bytes) -> Evidence:
     return evidence
 
 
-def check_key_binding(statements: Mapping[str, bytes], certificate: x509.Certificate) -> None:
+def check_key_binding(claims: Claims, certificate: x509.Certificate) -> None:
     """Check that Evidence speaks for the key of this very certificate.
 
     Raises:
         AppraisalError: step 10: it was made for another key (relayed or copied Evidence).
     """
-    if statements.get(PUBKEY_HASH) != pubkey_statement(certificate.public_key()):  # ATT-3
-        raise AppraisalError(10, "the Evidence was made for another TLS key: it is relayed or copied")
+    if claims.statements.get(PUBKEY_HASH) != pubkey_statement(certificate.public_key()):  # ATT-3
+        kind = "simulated Evidence" if claims.simulated else "Evidence"
+        raise AppraisalError(10, f"the {kind} was made for another TLS key: it is relayed or copied")

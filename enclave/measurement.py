@@ -33,7 +33,7 @@ def measure(roots: Sequence[Path], *, extra: Mapping[str, str]) -> Measurement:
                 _refuse_link(path)
                 continue
             relative = path.relative_to(root.parent)
-            if not SKIPPED_FOLDERS.intersection(relative.parts):
+            if path.is_file() and not SKIPPED_FOLDERS.intersection(relative.parts):
                 _add(total, relative.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
     for name, value in sorted(extra.items()):
         _add(total, name, value)

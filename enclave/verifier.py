@@ -59,9 +59,7 @@ def appraise(evidence: Evidence, reference: ReferenceValues, *, nonce: bytes | N
         AppraisalError: names the first step that fails.
     """
     if evidence.format.value != reference.format.value:  # ATT-4: simulated must be named
-        text = (
-            f"the Evidence is {evidence.format.value}, the reference values accept {reference.format.value}"
-        )
+        text = f"the simulated Evidence is {evidence.format.value}, accepted is {reference.format.value}"
         raise AppraisalError(1, f"{text}: use reference values for this kind of enclave")
     quote = _parse_simulated(evidence.quote)
     _verify_signature(quote, reference.root_key)
@@ -120,7 +118,7 @@ def _parse_statements(raw: bytes) -> dict[str, bytes]:
     try:
         return decode_statements(raw)
     except EnclaveError as error:
-        raise AppraisalError(6, str(error)) from error
+        raise AppraisalError(6, f"the simulated Evidence is malformed: {error}") from error
 
 
 def _require(statements: Mapping[str, bytes], reference: ReferenceValues) -> None:
@@ -131,10 +129,11 @@ def _require(statements: Mapping[str, bytes], reference: ReferenceValues) -> Non
 
 def _check_nonce(statements: Mapping[str, bytes], nonce: bytes | None) -> None:
     if nonce is not None and statements.get(NONCE) != nonce:
-        raise AppraisalError(8, "the Evidence does not carry the nonce of this connection: it is not fresh")
+        text = "the simulated Evidence does not carry the nonce of this connection"
+        raise AppraisalError(8, f"{text}: it is not fresh")
 
 
 def _check_age(issued_at: int, reference: ReferenceValues, now: int) -> None:
     if not -CLOCK_SKEW_S <= now - issued_at <= reference.max_age_s:
-        text = f"the Evidence is {now - issued_at} s old, allowed are {reference.max_age_s}"
+        text = f"the simulated Evidence is {now - issued_at} s old, allowed are {reference.max_age_s}"
         raise AppraisalError(9, f"{text}: check both clocks, or restart the enclave")

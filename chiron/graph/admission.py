@@ -69,6 +69,7 @@ class _Builder:
     _targets: dict[str, Array] = field(default_factory=dict)
     _unused: set[str] = field(default_factory=set)
     _values: int = 0
+    _fixed_values: int = 0
     _taps: int = 0
 
     def __post_init__(self) -> None:
@@ -189,11 +190,14 @@ class _Builder:
     def _count(self, node: Node, row: Operator, operands: list[Tensor]) -> None:
         """Add up what the gradient graph will cost.
 
-        Source: every tensor and its gradient are counted as if all were kept at once: an upper estimate.
+        Every tensor and its gradient are counted as if all were kept at once: an upper estimate. Each use of
+        an initializer has a gradient of its own until all are summed.
         """
         chain = [tensor.shape for tensor in operands] + [self.rows[node.output]]
         self._values += 2 * math.prod(chain[-1]) + row.workspace(node, chain)
-        used = self._values * FLOAT_BYTES * self.limits.max_batch
+        self._fixed_values += sum(math.prod(tensor.shape) for tensor in operands if not tensor.is_rows)
+        self._fixed_values += row.unfolded(node, chain)
+        used = FLOAT_BYTES * (self._values * self.limits.max_batch + self._fixed_values)
         if used > self.limits.max_activation_bytes:
             text = f"up to here, a step of {self.limits.max_batch} rows takes {used} bytes"
             limit = self.limits.max_activation_bytes

@@ -40,7 +40,8 @@ class AdmissionError(GraphError):
     """
 
     def __init__(self, rule: Rule, text: str, *, node: str = "", operator: str = "") -> None:
-        place = f"node {node!r} ({operator}): " if operator else ""
+        shown = operator if operator.isidentifier() else ascii(operator)
+        place = f"node {node!a} ({shown}): " if operator else ""
         super().__init__(f"graph not admitted, rule {rule.value!r}: {place}{text}")
         self.rule, self.text, self.node, self.operator = rule, text, node, operator
 

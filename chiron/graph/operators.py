@@ -57,6 +57,7 @@ class Operator:
         optional: how many operands at the end may be left out.
         opsets: where it means the same as at writer.OUTPUT_OPSET, given the attributes' rules.
         workspace: values a row that the gradient keeps at once, besides tensors and their gradients.
+        unfolded: values that a transposed convolution of the gradient unfolds one image to.
     """
 
     operands: tuple[Operand, ...]
@@ -66,6 +67,7 @@ class Operator:
     optional: int = 0
     opsets: range = OPSETS
     workspace: Callable[[Node, Sequence[Shape]], int] = _no_workspace
+    unfolded: Callable[[Node, Sequence[Shape]], int] = _no_workspace
 
 
 def _conv_workspace(node: Node, operands: Sequence[Shape]) -> int:
@@ -74,6 +76,17 @@ def _conv_workspace(node: Node, operands: Sequence[Shape]) -> int:
     pads = node.integers("pads")
     padded = channels * (height + pads[0] + pads[2]) * (width + pads[1] + pads[3])
     return 4 * padded + math.prod(operands[-1])
+
+
+def _conv_unfolded(node: Node, operands: Sequence[Shape]) -> int:
+    """Count, for each place of the output, what its window saw of a group's channels."""
+    stepped = node.integers("strides") != (1, 1)  # else no transposed convolution
+    return math.prod(operands[1][1:]) * math.prod(operands[-1][1:]) if stepped else 0
+
+
+def _average_unfolded(node: Node, operands: Sequence[Shape]) -> int:
+    """Count, for each place of the output, its window; channels go one by one."""
+    return math.prod(node.integers("kernel_shape")) * math.prod(operands[-1][1:])
 
 
 _ROWS, _FIXED, _EITHER = Operand.ROWS, Operand.FIXED, Operand.EITHER
@@ -124,13 +137,14 @@ OPERATORS: Mapping[str, Operator] = {
         },
         optional=1,
         workspace=_conv_workspace,
+        unfolded=_conv_unfolded,
     ),
     "MaxPool": Operator(
         (_ROWS,),
         shapes.pool,
         rules_pool.max_pool,
         {**_POOL, "storage_order": fixed(0)},
-        workspace=lambda _, rows: 2 * math.prod(rows[-1]),
+        workspace=lambda _, rows: math.prod(rows[0]) + 2 * math.prod(rows[-1]),
     ),
     "AveragePool": Operator(
         (_ROWS,),
@@ -138,6 +152,7 @@ OPERATORS: Mapping[str, Operator] = {
         rules_pool.average_pool,
         {**_POOL, "count_include_pad": choice(0, 1)},
         workspace=lambda _, rows: math.prod(rows[0]) + math.prod(rows[-1]),
+        unfolded=_average_unfolded,
     ),
     "GlobalAveragePool": Operator((_ROWS,), shapes.global_pool, rules_pool.global_average_pool),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
     from chiron.graph.admitted import AdmittedGraph
 
 PROBABILITIES = "probabilities"
+AT_ONCE_VALUES = 1 << 24  # of all tensors together: 64 MiB
 
 
 class Predictor:
-    """Answers any number of rows. `predict` may be called from several threads at once."""
+    """Answers any number of rows, few at once where each takes much memory.
+
+    `predict` may be called from several threads at once.
+    """
 
     def __init__(self, graph: AdmittedGraph, parameters: Float32Array, *, threads: int) -> None:
         """Load the network with these parameters, float32 of shape (parameter_count,).
@@ -27,6 +32,7 @@ class Predictor:
             GraphError: the parameters are of another size, or ONNX Runtime refuses the graph.
         """
         self._shape, self._classes = graph.spec.input_shape, graph.spec.classes
+        self._at_once = max(1, AT_ONCE_VALUES // sum(math.prod(row) for row in graph.rows.values()))
         self._session = open_session(_serving_model(graph, parameters), threads=threads)
 
     def predict(self, x: Float32Array) -> Float32Array:
@@ -38,10 +44,13 @@ class Predictor:
         """
         if x.ndim != len(self._shape) + 1 or x.shape[1:] != self._shape:
             raise ValueError(f"rows have shape {self._shape}, not {x.shape[1:]}")
-        if not len(x):
-            return np.empty((0, self._classes), dtype=np.float32)
+        rows = np.ascontiguousarray(x, dtype=np.float32)
+        parts = [self._run(rows[at : at + self._at_once]) for at in range(0, len(rows), self._at_once)]
+        return np.concatenate([np.empty((0, self._classes), dtype=np.float32), *parts])
+
+    def _run(self, rows: Float32Array) -> Float32Array:
         try:
-            (answer,) = self._session.run([PROBABILITIES], {INPUT: np.ascontiguousarray(x, dtype=np.float32)})
+            (answer,) = self._session.run([PROBABILITIES], {INPUT: rows})
         except Exception as error:  # ONNX Runtime's errors share no public base class
             raise GraphError(f"a prediction failed ({type(error).__name__})") from error
         return np.asarray(answer, dtype=np.float32)

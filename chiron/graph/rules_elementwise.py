@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx import TensorProto
+
 if TYPE_CHECKING:
     from chiron.graph.admitted import Node
     from chiron.graph.tape import Tape
@@ -60,7 +62,9 @@ def div(tape: Tape, node: Node, gradient: str) -> None:
 
 def relu(tape: Tape, node: Node, gradient: str) -> None:
     """Pass where the output is positive (nothing at 0). It reads the output alone, so Conv can fuse Relu."""
-    tape.give(node.inputs[0], tape.op("Mul", [gradient, tape.op("Sign", [node.output])]))
+    positive = tape.op("Greater", [node.output, tape.scalar(0.0)])
+    slope = tape.op("Cast", [positive], to=TensorProto.FLOAT)  # faster than Sign, and than Where
+    tape.give(node.inputs[0], tape.op("Mul", [gradient, slope]))
 
 
 def leaky_relu(tape: Tape, node: Node, gradient: str) -> None:

@@ -26,7 +26,8 @@ def max_pool(tape: Tape, node: Node, gradient: str) -> None:
     strides, indices = node.integers("strides"), indices_name(node.output)
     if all(size <= stride for size, stride in zip(kernel, strides, strict=True)):
         inputs = [gradient, indices, tape.ints(*shape)]
-        tape.give(node.inputs[0], tape.op("MaxUnpool", inputs, kernel_shape=kernel, strides=strides))
+        # the shape decides; a window of 1 says no more than that
+        tape.give(node.inputs[0], tape.op("MaxUnpool", inputs, kernel_shape=(1, 1), strides=(1, 1)))
         return
     empty = tape.op("Expand", [tape.scalar(0.0), tape.ints(math.prod(shape))])
     places, values = tape.reshape(indices, (-1,)), tape.reshape(gradient, (-1,))

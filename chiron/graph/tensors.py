@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def shown(name: object) -> str:
     """Return a guest's name as a refusal shows it: short, escaped."""
-    return repr(name if isinstance(name, str) and len(name) <= 80 else str(name)[:80])  # noqa: PLR2004  shown
+    return ascii(str(name)[:80])
 
 
 def decode(tensor: TensorProto) -> Array:

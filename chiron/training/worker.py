@@ -104,7 +104,8 @@ class Batches:
     def _order(self, number: int) -> NDArray[np.int64]:
         if number not in self._orders:
             self._orders = {n: order for n, order in self._orders.items() if n >= number - 1}
-            generator = np.random.Generator(np.random.Philox(key=[self._seed, number]))
+            key = np.array([self._seed, number], dtype=np.uint64)  # a list would go through float64
+            generator = np.random.Generator(np.random.Philox(key=key))
             self._orders[number] = generator.permutation(len(self._dataset.rows))
         return self._orders[number]
 

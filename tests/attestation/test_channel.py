@@ -1,4 +1,4 @@
-"""The attested channel over real sockets, from the attacker's side."""
+"""The attested channel over real sockets, between enclaves and parties, and impostors."""
 
 from __future__ import annotations
 
@@ -14,117 +14,30 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 
 from enclave import (
+    AppraisalError,
     Channel,
     ChannelError,
     Identity,
     Measurement,
-    ReferenceValues,
     SimulatedAttester,
     accept,
     connect,
-    create_simulated_cpu,
     make_identity,
 )
-from enclave.identity import EVIDENCE_OID
+from enclave.identity import EVIDENCE_OID, PUBKEY_HASH, pubkey_statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from tests.attestation.conftest import World
+
 TIMEOUT_S = 5.0
-Ends = tuple[Channel | Exception, Channel | Exception]
-
-
-class World:
-    """A simulated CPU with a lead and a worker on it."""
-
-    def __init__(self, folder: Path) -> None:
-        create_simulated_cpu(folder / "cpu")
-        self.attester = SimulatedAttester(folder / "cpu", Measurement("ab" * 32))
-        self.reference = self.attester.own_reference()
-        now = self.attester._now()
-        self.lead = make_identity(self.attester, {"role": b"lead"}, now=int(now))
-        self.worker = make_identity(self.attester, {"role": b"worker"}, now=int(now))
-
-    def meet(
-        self,
-        *,
-        client: Identity | None,
-        server: Identity | None = None,
-        anonymous: bool = False,
-        server_reference: ReferenceValues | None = None,
-        client_reference: ReferenceValues | None = None,
-        expect: dict[str, bytes] | None = None,
-    ) -> Ends:
-        """Return both ends, each a channel or the error it got."""
-
-        def serve(sock: socket.socket) -> Channel:
-            return accept(
-                sock,
-                identity=server or self.lead,
-                reference=server_reference or self.reference,
-                allow_anonymous=anonymous,
-                timeout_s=TIMEOUT_S,
-            )
-
-        def dial(address: tuple[str, int]) -> Channel:
-            return connect(
-                address,
-                identity=client,
-                reference=client_reference or self.reference,
-                timeout_s=TIMEOUT_S,
-                expect=expect or {},
-            )
-
-        return both(serve, dial)
-
-
-def both(serve: Callable[[socket.socket], Any], dial: Callable[[tuple[str, int]], Any]) -> Ends:
-    results: list[Any] = [None]
-
-    def server(listener: socket.socket) -> None:
-        sock, _ = listener.accept()
-        results[0] = attempt(lambda: serve(sock))
-
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        thread = threading.Thread(target=server, args=(listener,))
-        thread.start()
-        client = attempt(lambda: dial(listener.getsockname()))
-        thread.join(timeout=2 * TIMEOUT_S)
-    return client, results[0]
-
-
-def attempt(action: Callable[[], Any]) -> Any:  # noqa: ANN401  a channel or an error
-    try:
-        return action()
-    except (ChannelError, SSL.Error, OSError) as error:
-        return error
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-def opened(ends: Ends) -> tuple[Channel, Channel]:
-    client, server = ends
-    assert isinstance(client, Channel), client
-    assert isinstance(server, Channel), server
-    return client, server
-
-
-def refused(ends: Ends, end: int, words: str) -> None:
-    for each in ends:
-        assert isinstance(each, Exception)
-    error = ends[end]
-    assert isinstance(error, ChannelError)
-    assert words in str(error)
 
 
 def test_two_enclaves_know_each_other_and_share_an_exporter_that_is_new_each_time(world: World) -> None:
     exporters = set()
     for _ in range(2):
-        client, server = opened(world.meet(client=world.worker, expect={"role": b"lead"}))
+        client, server = world.opened(world.meet(client=world.worker, expect={"role": b"lead"}))
         with client, server:
             assert client.peer is not None
             assert server.peer is not None
@@ -135,14 +48,14 @@ def test_two_enclaves_know_each_other_and_share_an_exporter_that_is_new_each_tim
 
 
 def test_a_party_without_evidence_is_served_where_that_is_allowed_and_refused_elsewhere(world: World) -> None:
-    client, server = opened(world.meet(client=None, anonymous=True))
+    client, server = world.opened(world.meet(client=None, anonymous=True))
     with client, server:
         assert server.peer is None
-    refused(world.meet(client=None, anonymous=False), 1, "peer did not return a certificate")
+    world.refused(world.meet(client=None, anonymous=False), 1, "peer did not return a certificate")
 
 
 def test_messages_of_every_size_arrive_whole_in_both_directions_at_once(world: World) -> None:
-    client, server = opened(world.meet(client=world.worker))
+    client, server = world.opened(world.meet(client=world.worker))
     sizes = [0, 1, 16383, 16384, 16385, 3_000_000]
     received: list[bytes] = []
     with client, server:
@@ -164,12 +77,16 @@ def echo_all(channel: Channel, count: int) -> None:
 
 def test_a_peer_with_another_measurement_is_refused_by_either_side(world: World) -> None:
     other = replace(world.reference, measurement=Measurement("cd" * 32))
-    refused(world.meet(client=world.worker, client_reference=other), 0, "step 4")
-    refused(world.meet(client=world.worker, server_reference=other), 1, "step 4")
+    world.refused(world.meet(client=world.worker, client_reference=other), 0, "step 4")
+    ends = world.meet(client=world.worker, server_reference=other)
+    world.refused(ends, 1, "step 4")
+    world.refused(ends, 0, "the peer refuses this end")  # it learns that it was refused, and where to look
+    assert isinstance(ends[1], Exception)
+    assert isinstance(ends[1].__cause__, AppraisalError)
 
 
 def test_a_server_in_another_role_is_refused(world: World) -> None:
-    refused(world.meet(client=world.worker, expect={"role": b"query"}), 0, "step 7")
+    world.refused(world.meet(client=world.worker, expect={"role": b"query"}), 0, "step 7")
 
 
 def test_evidence_that_is_relayed_under_another_tls_key_is_refused(world: World) -> None:
@@ -177,7 +94,7 @@ def test_evidence_that_is_relayed_under_another_tls_key_is_refused(world: World)
     thief = make_identity(world.attester, {"role": b"lead"}, now=int(world.attester._now()))
     relayed = replace(thief, evidence=world.lead.evidence)
     forged = forge_certificate(relayed, world.lead)
-    refused(world.meet(client=world.worker, server=forged), 0, "step 10")
+    world.refused(world.meet(client=world.worker, server=forged), 0, "step 10")
 
 
 def forge_certificate(thief: Identity, victim: Identity) -> Identity:
@@ -223,7 +140,7 @@ def test_a_stale_certificate_is_refused(world: World, tmp_path: Path) -> None:
     now = world.attester._now()
     old = SimulatedAttester(tmp_path / "cpu", Measurement("ab" * 32), now=lambda: now - 90_000)
     stale = make_identity(old, {"role": b"lead"}, now=int(now))
-    refused(world.meet(client=world.worker, server=stale), 0, "step 9")
+    world.refused(world.meet(client=world.worker, server=stale), 0, "step 9")
 
 
 def test_a_certificate_without_evidence_is_refused(world: World) -> None:
@@ -248,11 +165,11 @@ def test_a_certificate_without_evidence_is_refused(world: World) -> None:
             timeout_s=TIMEOUT_S,
         )
 
-    ends = both(
+    ends = world.both(
         serve,
         lambda address: connect(address, identity=None, reference=world.reference, timeout_s=TIMEOUT_S),
     )
-    refused(ends, 0, "carries no Evidence")
+    world.refused(ends, 0, "carries no Evidence")
 
 
 def test_an_older_tls_is_refused(world: World) -> None:
@@ -269,7 +186,7 @@ def test_an_older_tls_is_refused(world: World) -> None:
             sock, identity=world.lead, reference=world.reference, allow_anonymous=True, timeout_s=TIMEOUT_S
         )
 
-    refused_server = both(serve, dial)[1]
+    refused_server = world.both(serve, dial)[1]
     assert isinstance(refused_server, ChannelError)
     assert "protocol" in str(refused_server)
 
@@ -289,7 +206,7 @@ def test_a_peer_that_says_nothing_is_dropped_when_the_time_is_up(world: World) -
         finally:
             done.set()
 
-    assert "did not answer within 0.3 s" in str(both(serve, dial)[1])
+    assert "did not answer within 0.3 s" in str(world.both(serve, dial)[1])
 
 
 def test_nobody_listening_is_a_channel_error_that_names_the_address(world: World) -> None:
@@ -300,9 +217,9 @@ def test_nobody_listening_is_a_channel_error_that_names_the_address(world: World
 
 
 def test_closing_wakes_a_receiver_and_the_peer_sees_the_end(world: World) -> None:
-    client, server = opened(world.meet(client=world.worker))
+    client, server = world.opened(world.meet(client=world.worker))
     seen: list[Any] = []
-    waiting = threading.Thread(target=lambda: seen.append(attempt(lambda: client.recv(1))))
+    waiting = threading.Thread(target=lambda: seen.append(world.attempt(lambda: client.recv(1))))
     waiting.start()
     server.close()
     waiting.join(timeout=TIMEOUT_S)
@@ -315,8 +232,19 @@ def test_closing_wakes_a_receiver_and_the_peer_sees_the_end(world: World) -> Non
 
 
 def test_a_message_over_the_limit_is_refused_before_it_is_read(world: World) -> None:
-    client, server = opened(world.meet(client=world.worker))
+    client, server = world.opened(world.meet(client=world.worker))
     with client, server:
         client.send_message(bytes(100))
         with pytest.raises(ChannelError, match="100 bytes is over the limit of 99"):
             server.recv_message(max_bytes=99)
+
+
+def test_a_process_older_than_the_allowed_age_is_still_spoken_to(world: World, tmp_path: Path) -> None:
+    clock = [world.attester._now() - 90_000]
+    attester = SimulatedAttester(tmp_path / "cpu", Measurement("ab" * 32), now=lambda: clock[0])
+    old = make_identity(attester, {"role": b"lead"}, now=int(clock[0]))
+    clock[0] = world.attester._now()
+    client, server = world.opened(world.meet(client=world.worker, server=old))
+    with client, server:
+        assert client.peer is not None
+        assert client.peer.statements[PUBKEY_HASH] == pubkey_statement(old.key.public_key())

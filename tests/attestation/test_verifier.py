@@ -50,6 +50,7 @@ def fails(step: int, evidence: Evidence, reference: ReferenceValues, *, now: int
     with pytest.raises(AppraisalError) as caught:
         appraise(evidence, reference, nonce=STATEMENTS[NONCE], now=now)
     assert caught.value.step == step
+    assert "simulated" in str(caught.value)  # nobody may take it for a real enclave's
 
 
 def test_good_evidence_gives_claims_that_say_simulated(attester: SimulatedAttester) -> None:
@@ -151,7 +152,10 @@ def test_reference_values_survive_their_file_and_unknown_or_missing_fields_are_e
     fields = json.loads(values.to_json())
     broken = [{**fields, "extra": 1}, {k: v for k, v in fields.items() if k != "require"}]
     broken += [{**fields, "format": "any"}, {**fields, "measurement": "AB"}, {**fields, "root_key": "00"}]
-    for content in (b"", b"[]", *(json.dumps(each).encode() for each in broken)):
+    broken += [{**fields, "measurement": 5}, {**fields, "format": []}, {**fields, "require": {"a": 5}}]
+    broken += [{**fields, "max_age_s": age} for age in (-1, True, "7", 1.5, float("inf"), None)]
+    twice = values.to_json().replace(b'"max_age_s"', b'"max_age_s": 9999999, "max_age_s"')
+    for content in (b"", b"[]", b"[" * 100_000, twice, *(json.dumps(each).encode() for each in broken)):
         with pytest.raises(EnclaveError):
             ReferenceValues.from_json(content)
 
@@ -173,6 +177,12 @@ def test_a_simulated_cpu_keeps_its_keys_to_its_owner_and_is_never_overwritten(tm
         create_simulated_cpu(tmp_path / "cpu")
     with pytest.raises(EnclaveError, match="missing or damaged"):
         SimulatedAttester(tmp_path / "other", MEASUREMENT)
+
+
+@pytest.mark.parametrize("size", [0, 32, 63, 65])
+def test_report_data_has_exactly_64_bytes(size: int, attester: SimulatedAttester) -> None:
+    with pytest.raises(ValueError, match=f"64 bytes, not {size}"):
+        attester.attest(bytes(size))
 
 
 def test_sealing_keys_differ_by_purpose_measurement_and_cpu_and_are_stable(tmp_path: Path) -> None:
@@ -203,3 +213,16 @@ def test_a_measurement_changes_with_names_and_bytes_and_not_with_time_or_compile
     assert len({first, second, measure([root], extra={"numpy": "2"})}) == 3
     with pytest.raises(EnclaveError, match="no folder"):
         measure([root / "none"], extra={})
+
+
+def test_a_linked_folder_that_would_shadow_a_measured_file_is_refused(tmp_path: Path) -> None:
+    """Python prefers the package `verifier` to verifier.py, and no walk looks behind the link."""
+    root, elsewhere = tmp_path / "code", tmp_path / "elsewhere"
+    for folder in (root, elsewhere):
+        folder.mkdir()
+    (root / "verifier.py").write_text("honest = True")
+    (elsewhere / "__init__.py").write_text("honest = False")
+    measure([root], extra={})
+    (root / "verifier").symlink_to(elsewhere)
+    with pytest.raises(EnclaveError, match="is a link and cannot be measured"):
+        measure([root], extra={})

@@ -1,9 +1,8 @@
 """Every operator's gradient, for every kind of attribute, against central differences in float64."""
 
-# ruff: noqa: ANN401, PLR0913  Hypothesis draws tuples and None; a convolution has as many settings
-
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from chiron.graph.admitted import Node
 
+Shape = tuple[int, ...]
 Array64 = NDArray[np.float64]
 LIMITS = GraphLimits(max_bytes=1 << 20, max_parameters=1 << 16)
 BATCH, CLASSES, STEP = 2, 3, 1e-6
@@ -114,7 +114,7 @@ def reference_loss(
 
 
 def taps(
-    node: Node, image: Array64, kernel: tuple[int, ...], *, fill: float, dilations: Any = (1, 1)
+    node: Node, image: Array64, kernel: tuple[int, ...], *, fill: float, dilations: Shape = (1, 1)
 ) -> Array64:
     """Return what each place of the window sees: (places, n, channels, height, width)."""
     (top, left, bottom, right), strides = node.integers("pads"), node.integers("strides")
@@ -136,8 +136,7 @@ def conv(node: Node, image: Array64, weights: Array64, *bias: Array64) -> Array6
     seen = seen.reshape(*seen.shape[:2], group, ins, *seen.shape[3:])
     each = weights.reshape(group, outs // group, ins, -1)
     result = np.einsum("tngihw,goit->ngohw", seen, each).reshape(len(image), outs, *seen.shape[4:])
-    total: Array64 = result + bias[0].reshape(-1, 1, 1) if bias else result
-    return total
+    return np.asarray(result + bias[0].reshape(-1, 1, 1) if bias else result)
 
 
 def max_pool(node: Node, image: Array64) -> Array64:
@@ -185,7 +184,7 @@ shapes_with_ones = st.tuples(*[st.sampled_from([1, 2, 3])] * 3)
     seed=SEEDS, row=shapes_with_ones, other=shapes_with_ones, lead=st.integers(0, 3), batched=st.booleans()
 )
 def test_arithmetic_with_an_initializer_that_broadcasts(
-    operator: str, first: str, *, seed: int, row: Any, other: Any, lead: int, batched: bool
+    operator: str, first: str, *, seed: int, row: Shape, other: Shape, lead: int, batched: bool
 ) -> None:
     case = Case(seed, row)
     operand = case.away_from_zero("operand", *((1, *other) if batched else other[lead:]))
@@ -229,7 +228,7 @@ def test_a_tensor_that_is_used_twice_gets_both_gradients(seed: int) -> None:
 @pytest.mark.parametrize("operator", ["Relu", "Sigmoid", "Tanh"])
 @EXAMPLES
 @given(seed=SEEDS, row=shapes_with_ones)
-def test_activations(operator: str, *, seed: int, row: Any) -> None:
+def test_activations(operator: str, *, seed: int, row: Shape) -> None:
     case = Case(seed, row)
     case.add(operator)
     case.check(int(np.prod(row)))
@@ -237,7 +236,7 @@ def test_activations(operator: str, *, seed: int, row: Any) -> None:
 
 @EXAMPLES
 @given(seed=SEEDS, alpha=st.none() | st.floats(0, 1, width=32), row=shapes_with_ones)
-def test_leaky_relu(*, seed: int, alpha: float | None, row: Any) -> None:
+def test_leaky_relu(*, seed: int, alpha: float | None, row: Shape) -> None:
     case = Case(seed, row)
     case.add("LeakyRelu", **stated(alpha=alpha))
     case.check(int(np.prod(row)))
@@ -283,76 +282,79 @@ some_pads = st.none() | st.tuples(*[st.integers(0, 2)] * 4)
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
 
-def stated(**attributes: object) -> dict[str, Any]:
+def stated(**attributes: Any) -> dict[str, Any]:  # noqa: ANN401  any attribute value
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def windows(size: Any, kernel: Any, *, strides: Any, dilations: Any, pads: Any) -> tuple[int, int] | None:
-    """Return the output's size, or None where a window does not fit or sees nothing but padding."""
-    edges, wide, step = pads or (0,) * 4, dilations or (1, 1), strides or (1, 1)
-    extents = [(k - 1) * d + 1 for k, d in zip(kernel, wide, strict=True)]
-    room = [size[i] + edges[i] + edges[i + 2] - extents[i] for i in (0, 1)]
-    if min(room) < 0 or any(edges[i] >= extents[i % 2] for i in range(4)):
-        return None
-    return room[0] // step[0] + 1, room[1] // step[1] + 1
+@dataclass
+class Window:
+    """A window over an image; None is left out of the node."""
+
+    size: Shape
+    kernel: Shape
+    strides: Shape | None
+    pads: Shape | None
+    dilations: Shape | None = None
+
+    def attributes(self) -> dict[str, Any]:
+        return stated(strides=self.strides, pads=self.pads, dilations=self.dilations)
+
+    def result(self) -> tuple[int, int] | None:
+        """Return the output's size, or None where the window does not fit or could see padding alone."""
+        pads, dilations = self.pads or (0,) * 4, self.dilations or (1, 1)
+        extents = [(k - 1) * d + 1 for k, d in zip(self.kernel, dilations, strict=True)]
+        room = [self.size[i] + pads[i] + pads[i + 2] - extents[i] for i in (0, 1)]
+        if min(room) < 0 or any(pads[i] >= extents[i % 2] for i in range(4)):
+            return None
+        strides = self.strides or (1, 1)
+        return room[0] // strides[0] + 1, room[1] // strides[1] + 1
+
+
+windows = st.builds(Window, sizes, pairs, st.none() | pairs, some_pads)
+dilated_windows = st.builds(Window, sizes, pairs, st.none() | pairs, some_pads, st.none() | pairs)
 
 
 @settings(EXAMPLES, max_examples=150)
 @given(
     seed=SEEDS,
-    size=sizes,
-    kernel=pairs,
-    strides=st.none() | pairs,
-    dilations=st.none() | pairs,
-    pads=some_pads,
+    window=dilated_windows,
     group=st.sampled_from([None, 1, 2, 3]),
     per_group=pairs,
     bias=st.booleans(),
     says_kernel=st.booleans(),
 )
 def test_conv(
-    *, seed: int, size: Any, kernel: Any, strides: Any, dilations: Any, pads: Any,
-    group: int | None, per_group: tuple[int, int], bias: bool, says_kernel: bool,
-) -> None:  # fmt: skip
-    ins, outs = per_group[0] * (group or 1), per_group[1] * (group or 1)
-    case = Case(seed, (ins, *size))
-    inputs = [case.tensor("weights", outs, per_group[0], *kernel)]
-    inputs += [case.tensor("bias", outs)] if bias else []
-    said = kernel if says_kernel else None
-    case.add(
-        "Conv",
-        *inputs,
-        **stated(strides=strides, dilations=dilations, pads=pads, group=group, kernel_shape=said),
-    )
-    case.check_or_refused(windows(size, kernel, strides=strides, dilations=dilations, pads=pads), outs)
-
-
-@settings(EXAMPLES, max_examples=80)
-@given(seed=SEEDS, size=sizes, kernel=pairs, strides=st.none() | pairs, pads=some_pads)
-def test_max_pool(*, seed: int, size: Any, kernel: Any, strides: Any, pads: Any) -> None:
-    case = Case(seed, (2, *size))
-    case.add("MaxPool", kernel_shape=kernel, **stated(strides=strides, pads=pads))
-    case.check_or_refused(windows(size, kernel, strides=strides, dilations=None, pads=pads), 2)
-
-
-@settings(EXAMPLES, max_examples=80)
-@given(
-    seed=SEEDS, size=sizes, kernel=pairs, strides=st.none() | pairs, pads=some_pads,
-    counted=st.none() | st.integers(0, 1),
-)  # fmt: skip
-def test_average_pool(
-    *, seed: int, size: Any, kernel: Any, strides: Any, pads: Any, counted: int | None
+    *, seed: int, window: Window, group: int | None, per_group: Shape, bias: bool, says_kernel: bool
 ) -> None:
-    case = Case(seed, (2, *size))
-    case.add(
-        "AveragePool", kernel_shape=kernel, **stated(strides=strides, pads=pads, count_include_pad=counted)
-    )
-    case.check_or_refused(windows(size, kernel, strides=strides, dilations=None, pads=pads), 2)
+    ins, outs = per_group[0] * (group or 1), per_group[1] * (group or 1)
+    case = Case(seed, (ins, *window.size))
+    inputs = [case.tensor("weights", outs, per_group[0], *window.kernel)]
+    inputs += [case.tensor("bias", outs)] if bias else []
+    said = stated(group=group, kernel_shape=window.kernel if says_kernel else None)
+    case.add("Conv", *inputs, **window.attributes(), **said)
+    case.check_or_refused(window.result(), outs)
+
+
+@settings(EXAMPLES, max_examples=80)
+@given(seed=SEEDS, window=windows)
+def test_max_pool(seed: int, window: Window) -> None:
+    case = Case(seed, (2, *window.size))
+    case.add("MaxPool", kernel_shape=window.kernel, **window.attributes())
+    case.check_or_refused(window.result(), 2)
+
+
+@settings(EXAMPLES, max_examples=80)
+@given(seed=SEEDS, window=windows, counted=st.none() | st.integers(0, 1))
+def test_average_pool(seed: int, window: Window, counted: int | None) -> None:
+    case = Case(seed, (2, *window.size))
+    counts = stated(count_include_pad=counted)
+    case.add("AveragePool", kernel_shape=window.kernel, **window.attributes(), **counts)
+    case.check_or_refused(window.result(), 2)
 
 
 @EXAMPLES
 @given(seed=SEEDS, size=sizes, channels=st.integers(1, 3))
-def test_global_average_pool(*, seed: int, size: Any, channels: int) -> None:
+def test_global_average_pool(*, seed: int, size: Shape, channels: int) -> None:
     case = Case(seed, (channels, *size))
     case.add("GlobalAveragePool")
     case.check(channels)

@@ -167,5 +167,6 @@ def run_job(parties: Parties, running: Running, guest: Path, data: Path) -> str:
     parties.approve(job)
     event = running.ended(job)
     if event.get("outcome") != "sealed":
-        raise AssertionError(f"job ended with {event}")
+        told = parties.run("operator", "metrics", job)
+        raise AssertionError(f"job ended with {event}; the operator is told {told}; events: {running.events}")
     return job

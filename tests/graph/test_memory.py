@@ -1,0 +1,153 @@
+"""What a step or an answer takes of memory is counted before it is taken: also where ONNX Runtime unfolds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from networks import Network
+
+from chiron.graph import (
+    AdmissionError,
+    AdmittedGraph,
+    GraphLimits,
+    Predictor,
+    Rule,
+    TensorSpec,
+    admit,
+    predictor,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+MIB = 1 << 20
+
+
+def admitted(net: Network, megabytes: int, *, batch: int = 2) -> AdmittedGraph:
+    limits = GraphLimits(64 * MIB, 1 << 22, max_activation_bytes=megabytes * MIB, max_batch=batch)
+    return admit(net.encoded(), TensorSpec(net.shape, net.classes), limits=limits)
+
+
+def image(channels: int = 1) -> Network:
+    """Return a network whose few inputs become an image of 256 by 256."""
+    net = Network((4,), 3)
+    net.add("Gemm", net.tensor("high", 4, 256))
+    net.add("Reshape", net.values("to", np.array([0, 1, 256, 1])))
+    net.add("Add", net.tensor("wide", channels, 1, 256))
+    return net
+
+
+def classified(net: Network, channels: int = 1) -> Network:
+    net.add("GlobalAveragePool")
+    net.add("Flatten")
+    net.add("Gemm", net.tensor("head", channels, 3))
+    return net
+
+
+def wide_average() -> Network:
+    net = image()
+    net.add("AveragePool", kernel_shape=[48, 48])
+    return classified(net)
+
+
+def strided_convolution() -> Network:
+    net = image(4)
+    net.add("Conv", net.tensor("kernel", 1, 4, 40, 40), strides=[2, 1])
+    return classified(net)
+
+
+def shared_weights() -> Network:
+    net = Network((512,), 512)
+    net.tensor("w", 512, 512)
+    for _ in range(200):
+        net.add("MatMul", "w")
+    return net
+
+
+HUNGRY: dict[str, Callable[[], Network]] = {
+    "wide average": wide_average,
+    "strided convolution": strided_convolution,
+    "shared weights": shared_weights,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(HUNGRY))
+def test_memory_that_does_not_grow_with_the_batch_counts_too(kind: str) -> None:
+    net = HUNGRY[kind]()
+    with pytest.raises(AdmissionError) as refusal:
+        admitted(net, 150)
+    assert refusal.value.rule is Rule.MEMORY
+    assert admitted(net, 1024)
+
+
+@pytest.mark.parametrize("operator", ["Conv", "AveragePool"])
+def test_an_ordinary_layer_with_strides_costs_little(operator: str) -> None:
+    net = image(8)
+    if operator == "Conv":
+        net.add("Conv", net.tensor("kernel", 8, 8, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
+    else:
+        net.add("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    assert admitted(classified(net, 8), 64)
+
+
+STEP = """
+import resource, sys
+import numpy as np
+from chiron.graph import GraphLimits, StockEngine, TensorSpec, admit
+limits = GraphLimits(1 << 26, 1 << 22, max_activation_bytes=1 << 30, max_batch=2)
+graph = admit(sys.stdin.buffer.read(), TensorSpec(({shape},), {classes}), limits=limits)
+engine = StockEngine(graph, batch=2, threads=1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+engine.run(np.zeros((2, {shape}), np.float32), np.zeros(2, np.int64))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def least_estimate(net: Network) -> int:
+    """Return the lowest limit, in MiB, that admits a network."""
+    low, high = 1, 1024
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            admitted(net, middle)
+            high = middle
+        except AdmissionError:
+            low = middle + 1
+    return low
+
+
+def test_a_step_takes_no_more_memory_than_was_counted() -> None:
+    net = shared_weights()
+    code = STEP.format(shape=net.shape[0], classes=net.classes)
+    done = subprocess.run([sys.executable, "-c", code], input=net.encoded(), capture_output=True, check=True)
+    assert int(done.stdout) <= least_estimate(net) + 32
+
+
+def test_a_prediction_takes_few_rows_at_once_where_each_takes_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = image()
+    graph = admitted(classified(net), 64)
+    x = np.random.default_rng(0).normal(size=(11, 4)).astype(np.float32)
+    wanted = Predictor(graph, graph.initial, threads=1).predict(x)
+    monkeypatch.setattr(predictor, "AT_ONCE_VALUES", 4 * sum(int(np.prod(r)) for r in graph.rows.values()))
+    few, sizes = Predictor(graph, graph.initial, threads=1), []
+    run = few._run
+
+    def counted(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        sizes.append(len(rows))
+        return run(rows)
+
+    monkeypatch.setattr(few, "_run", counted)
+    np.testing.assert_allclose(few.predict(x), wanted, rtol=1e-5)
+    assert sizes == [4, 4, 3]
+
+
+def test_a_row_over_the_size_of_a_part_is_answered_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = admitted(classified(image()), 64)
+    monkeypatch.setattr(predictor, "AT_ONCE_VALUES", 1)
+    assert Predictor(graph, graph.initial, threads=1).predict(np.zeros((3, 4), np.float32)).shape == (3, 3)
