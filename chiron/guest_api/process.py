@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from chiron.guest_api.monitor import Monitor
 
 OUT_OF_TIME = "out of time"
+ENVIRONMENT = ("PATH", "PYTHONPATH")  # all that the child is told of this process's environment
 LOAD_MS = 60_000  # start, transfer of the largest data set, compilation
 
 
@@ -60,8 +62,13 @@ class GuestProcess:
             GuestApiError: the child died.
         """
         command = [sys.executable, "-m", "chiron.guest_api.child"]
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         self._child = subprocess.Popen(  # noqa: S603  our own module, no shell
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
         )
         try:
             with self._killed_after(LOAD_MS):

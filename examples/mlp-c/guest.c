@@ -5,7 +5,7 @@
 #include "chiron.h"
 #include "chiron_onnx.h"
 
-enum { MAX_CLASSES = 256, MIN_WIDTH = 16, GOOD_WIDTH = 128, EPOCHS = 30, BATCH = 32, WORKERS = 2 };
+enum { MAX_CLASSES = 256, MIN_WIDTH = 16, GOOD_WIDTH = 128, EPOCHS = 20, BATCH = 32, WORKERS = 2 };
 
 static const uint32_t size_classes[] = {1 << 12, 1 << 14, 1 << 16, 1 << 18};
 static uint8_t model[(1 << 20) + (1 << 14)]; /* the largest size class in float32, and room for names */

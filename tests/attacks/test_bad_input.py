@@ -51,13 +51,13 @@ def data(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Running]:
-    with platform(folder / "platform", workers=1) as deployment:
+    with platform(folder / "platform", workers=1, measured=True) as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
 def parties(folder: Path, running: Running) -> Parties:
-    return make_parties(folder, folder / "platform", running.url)
+    return make_parties(folder, folder / "platform", running.url, measured=True)
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def process_surroundings(pids: dict[str, int]) -> dict[str, bytes]:
 def copy_tree(folder: Path, changes: Sequence[tuple[str, str, str]]) -> Path:
     """Copy the sources with some lines changed: an injected bug. Such a tree measures itself as it is."""
     for name in PACKAGES:
-        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CHECKOUT / name, folder / name)  # with its byte code, which saves compiling it again
     shutil.copy(CHECKOUT / "pyproject.toml", folder)
     for file, old, new in changes:
         text = (folder / file).read_text()

@@ -76,7 +76,7 @@ def test_the_wheel_carries_the_specification_and_runs_without_the_checkout(tmp_p
     program = "from chiron.policy.loader import load_policy, spec_folder; load_policy(); print(spec_folder())"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment(tmp_path / "site"),
+        env=environment(tmp_path / "site", measured=False),
         cwd=tmp_path,
         check=True,
         capture_output=True,

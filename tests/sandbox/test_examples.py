@@ -149,7 +149,7 @@ def test_weights_are_drawn_with_the_deviation_of_their_inputs(example: str, make
 
 
 def test_the_perceptron_for_digits_has_the_header_of_a_short_training() -> None:
-    assert completed("mlp-c", digits()).header == (30, 32, 2, 1 << 14, 20, 2000)
+    assert completed("mlp-c", digits()).header == (20, 32, 2, 1 << 14, 20, 2000)
 
 
 def test_the_net_for_clothes_has_the_header_of_five_epochs() -> None:

@@ -31,19 +31,26 @@ class Done:
     error: str
 
 
-def chiron(*arguments: str, tree: Path = CHECKOUT, as_json: bool = True) -> Done:
+def chiron(*arguments: str, tree: Path = CHECKOUT, as_json: bool = True, measured: bool = True) -> Done:
     """Run one `chiron` command of a source tree to its end."""
     full = [sys.executable, "-m", "chiron", *arguments, *(["--json"] if as_json else [])]
     done = subprocess.run(
-        full, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env=environment(tree), cwd="/"
+        full,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+        env=environment(tree, measured=measured),
+        cwd="/",
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()] if as_json else [{"text": done.stdout}]
     return Done(done.returncode, lines, done.stderr)
 
 
-def environment(tree: Path) -> dict[str, str]:
-    """Return an environment in which Python imports the packages of this tree."""
-    return {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+def environment(tree: Path, *, measured: bool) -> dict[str, str]:
+    """Return an environment in which Python imports this tree; `measured`: for coverage."""
+    own = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE_")}
+    return {**own, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @dataclass(slots=True)
@@ -81,7 +88,9 @@ class Running:
 
 
 @contextmanager
-def platform(home: Path, *, tree: Path = CHECKOUT, workers: int = 2) -> Iterator[Running]:
+def platform(
+    home: Path, *, tree: Path = CHECKOUT, workers: int = 2, measured: bool = False
+) -> Iterator[Running]:
     """Run `chiron up` and end it, by its id."""
     arguments = ["up", "--home", str(home), "--port", "0", "--workers", str(workers), "--json"]
     process = subprocess.Popen(
@@ -89,7 +98,7 @@ def platform(home: Path, *, tree: Path = CHECKOUT, workers: int = 2) -> Iterator
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(tree),
+        env=environment(tree, measured=measured),
         cwd="/",
     )
     running = Running(process, "", {})
@@ -121,11 +130,12 @@ class Parties:
     folder: Path
     url: str
     tree: Path = CHECKOUT
+    measured: bool = False  # their coverage, which makes each command take half as long again
 
     def run(self, who: str, command: str, *arguments: str) -> Done:
         """Run one of a party's commands on the platform."""
         common = ("--home", str(self.folder / who), "--platform", self.url)
-        return chiron(who, command, *common, *arguments, tree=self.tree)
+        return chiron(who, command, *common, *arguments, tree=self.tree, measured=self.measured)
 
     def submit(self, guest: Path, data: Path, *, seed: int = 7) -> str:
         """Submit both halves of a job; return its id."""
@@ -147,17 +157,18 @@ def expect_done(done: Done) -> Done:
     return done
 
 
-def make_parties(folder: Path, home: Path, url: str, *, tree: Path = CHECKOUT) -> Parties:
+def make_parties(
+    folder: Path, home: Path, url: str, *, tree: Path = CHECKOUT, measured: bool = False
+) -> Parties:
     """Write reference values for this tree's code and make both key directories."""
     reference = folder / "reference.json"
     root = home / "simulated-cpu" / "root.pub"
     arguments = ("--insecure-simulated-root", str(root), "--output", str(reference))
-    expect_done(chiron("reference", *arguments, tree=tree))
+    expect_done(chiron("reference", *arguments, tree=tree, measured=measured))
     for who in ("operator", "user"):
-        expect_done(
-            chiron(who, "init", "--home", str(folder / who), "--reference", str(reference), tree=tree)
-        )
-    return Parties(folder, url, tree)
+        init = (who, "init", "--home", str(folder / who), "--reference", str(reference))
+        expect_done(chiron(*init, tree=tree, measured=measured))
+    return Parties(folder, url, tree, measured)
 
 
 def run_job(parties: Parties, running: Running, guest: Path, data: Path) -> str:

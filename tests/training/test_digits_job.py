@@ -16,7 +16,7 @@ from enclave import Measurement, SimulatedAttester
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 DIGITS = CHECKOUT / "examples" / "data" / "digits.npz"
 
 
