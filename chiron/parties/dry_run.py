@@ -57,14 +57,14 @@ def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, s
         PartyError: the guest is refused, fails, or emits what would be refused; the text says what and why.
     """
     policy = parse_policy(policy_bytes)
-    monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class))
+    monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class, spent={}))
     raw_seed = seed.to_bytes(SEED_BYTES, "little")
     try:
         first = run_configure(policy_bytes, guest, dataset.schema, monitor=monitor, seed=raw_seed)
         if not first.ok:
             raise PartyError(first.explain("configure"))
-        frames = [event.content for event in monitor.finish_phase() if isinstance(event, kernel.Frame)]
-        header = monitor.state.header
+        frames = [event.content.data for event in monitor.finish_phase() if isinstance(event, kernel.Frame)]
+        header = monitor.header
         if header is None:
             raise PartyError("configure() declared no header: call header() with one entry of each menu")
         monitor.finish_phase()

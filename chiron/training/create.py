@@ -34,7 +34,7 @@ class Network:
 def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
     """Run `configure` on the schema alone and end its slot; return what the operator may read of it.
 
-    Afterwards `monitor.state.header` is the public header, or None where the guest was refused, failed or
+    Afterwards `monitor.header` is the public header, or None where the guest was refused, failed or
     declared none (the job has ended then).
     """
     problem = ""
@@ -46,9 +46,9 @@ def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
     except GuestRefusedError as error:
         monitor.fault()
         problem = str(error)
-    written = [e.content for e in monitor.finish_phase() if isinstance(e, kernel.Frame)]
+    written = [e.content.data for e in monitor.finish_phase() if isinstance(e, kernel.Frame)]
     text = b"".join(written).decode(errors="replace")
-    if monitor.state.header is None and not problem:
+    if monitor.header is None and not problem:
         problem = "configure() declared no header: call header() with one entry of each menu"
     return f"{text}\nrefused: {problem}".strip() if problem else text
 
@@ -69,7 +69,7 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
 
     The guest has half of the slot; admission of its graph has the rest. This returns when the slot ends.
     """
-    header = monitor.state.header
+    header = monitor.header
     if header is None:
         raise GuestApiError("create runs only after a header was declared")
     with GuestProcess(
@@ -97,13 +97,13 @@ def admit_network(monitor: Monitor, header: Header, schema: Schema) -> Network:
         GraphError: the graph is refused; names node, operator and rule.
         GuestApiError: the plan or the graph is missing or malformed.
     """
-    graph = monitor.state.sinks.get("graph", b"")
+    graph = monitor.written("graph")
     limits = graph_limits(header)
     if len(graph) > limits.max_bytes:
         raise GuestApiError(
             f"the graph has {len(graph)} bytes, over {limits.max_bytes}: declare more parameters"
         )
-    plan = parse_plan(monitor.state.sinks.get("plan", b""))
+    plan = parse_plan(monitor.written("plan"))
     return Network(graph, admit_graph(graph, header, schema), plan)
 
 

@@ -71,7 +71,7 @@ class JobRun:
             self.stop(error.reason)
             return
         self.parties = (inputs.guest_manifest.party, inputs.dataset_manifest.party)
-        state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class)
+        state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class, spent={})
         self.monitor = Monitor(self.node.policy, state)
         offer = self._agree(inputs, self.monitor)
         if offer is not None:
@@ -81,7 +81,7 @@ class JobRun:
         """Configure, publish the offer and wait for both parties; None when the job ended."""
         self._phase("Configure", self.node.policy.limits.configure_ms)
         self.operator_log = configure(self.node, inputs, monitor)
-        header = monitor.state.header
+        header = monitor.header
         if header is None:
             self.node.emit({"event": "ended", "job": self.job, "outcome": "no-header"})
             return None

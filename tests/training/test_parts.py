@@ -35,9 +35,9 @@ from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.plan import OPTIMISERS, PLAN, SCHEDULES, Plan, parse_plan
 from chiron.policy import kernel
-from chiron.policy.header import Header
+from chiron.policy.header import Header, encode_header
 from chiron.policy.loader import spec_folder
-from chiron.policy.types import PolicyDigest
+from chiron.policy.types import Content, PolicyDigest
 from chiron.training import exchange, server, worker
 from chiron.training.agreement import Offer, make_offer, sign_request
 from chiron.training.create import Network, admit_graph, admit_network, configure, create
@@ -319,8 +319,10 @@ def test_without_a_plan_there_is_an_optimiser_that_changes_nothing() -> None:
 
 
 def creating(**sinks: bytes) -> Monitor:
-    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class)
-    return Monitor(POLICY, dataclasses.replace(state, phase="Create", header=HEADER, sinks=sinks))
+    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={})
+    written = {name: Content.of(data) for name, data in sinks.items()}
+    number = encode_header(POLICY.menus, HEADER)
+    return Monitor(POLICY, dataclasses.replace(state, phase="Create", header=number, sinks=written))
 
 
 GOOD_PLAN = PLAN.pack(1, 0, 0.1, 0, 0, 0, 0, 0)
@@ -345,7 +347,7 @@ def test_a_missing_plan_or_a_graph_over_its_room_is_refused(sinks: dict[str, byt
 
 
 def test_create_without_a_header_is_an_error(folder: Path) -> None:
-    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=1))
+    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=1, spent={}))
     with pytest.raises(GuestApiError, match="after a header"):
         create(node_of(Role.LEAD, folder), None, monitor)  # type: ignore[arg-type]
 
@@ -570,10 +572,10 @@ def inputs_of(binary: bytes) -> Inputs:
 
 
 def test_a_guest_that_the_sandbox_refuses_declares_no_header_and_its_operator_reads_why(folder: Path) -> None:
-    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=DATASET.schema.rows_class))
+    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={}))
     log = configure(node_of(Role.LEAD, folder), inputs_of(b"MZ"), monitor)
     assert log.startswith("refused: ")
-    assert monitor.state.header is None
+    assert monitor.header is None
     assert monitor.state.phase == "Ended"
 
 
