@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests data lock clean
+.PHONY: help demo test lint types imports tests prove relock mutants coq data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,7 +29,7 @@ lint: $(STAMP) ## ruff, all rules
 	$(BIN)/ruff format --check .
 
 types: $(STAMP) ## mypy, strict
-	$(BIN)/mypy chiron wasm_sandbox enclave paramserver tests
+	$(BIN)/mypy chiron wasm_sandbox enclave paramserver tests spec/prover
 
 imports: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
@@ -39,6 +39,21 @@ tests: $(STAMP) ## the tests on two cores, with branch coverage; what trains on 
 	$(BIN)/pytest -m alone --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90
 	$(BIN)/coverage report --include='chiron/policy/*,enclave/verifier.py' --fail-under=100 --format=total >/dev/null || \
 		{ echo "policy and verifier need 100 % branch coverage"; exit 1; }
+
+prove: $(STAMP) ## prove the policy: noninterference and leak caps, for every observer
+	PYTHONPATH=spec $(BIN)/python -m prover
+
+relock: $(STAMP) ## accept changed labels, readers and caps of the policy into spec/labels.lock
+	PYTHONPATH=spec $(BIN)/python -m prover.labels --write
+
+SHARD ?= 1/1
+mutants: $(STAMP) ## weaken the policy rule by rule; each must be refuted or reviewed (SHARD=1/24: a sample)
+	PYTHONPATH=spec $(BIN)/python -m prover.mutants --shard $(SHARD)
+
+coq: ## check the unwinding theorem (needs coqc: apt-get install coq)
+	@command -v coqc >/dev/null || { echo "coqc is not installed: as root, apt-get install coq (Debian)"; exit 1; }
+	cd $$(mktemp -d) && cp $(CURDIR)/spec/Unwinding.v . && coqc Unwinding.v | tee checked && \
+		grep -q "Closed under the global context" checked
 
 data: ## find Fashion-MNIST, or install Debian's package of it
 	@ls $(FASHION)/train-images-idx3-ubyte* >/dev/null 2>&1 || \

@@ -65,8 +65,17 @@ def parse_policy(raw: bytes) -> Policy:
         table = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PolicyError(f"the policy is not TOML: {error}") from error
+    return policy_from_table(table, PolicyDigest(hashlib.sha256(raw).hexdigest()))
+
+
+def policy_from_table(table: Table, digest: PolicyDigest) -> Policy:
+    """Check a parsed policy file and return it as a policy.
+
+    Raises:
+        PolicyError: see `load_policy`.
+    """
     try:
-        return _policy(table, PolicyDigest(hashlib.sha256(raw).hexdigest()))
+        return _policy(table, digest)
     except (TypeError, AttributeError, KeyError) as error:
         raise PolicyError(f"the policy has a value of the wrong type: {error}") from error
 
