@@ -193,7 +193,7 @@ def _well_formed(policy: Policy, job: Job, after: Job, events: Sequence[Event]) 
             )
         elif isinstance(event, Frame):
             capacity = policy.sinks[event.sink].capacity_bytes
-            goals[f"frame {event.sink!r} has one size"] = z3.BoolVal(event.size_bytes == capacity)
+            goals[f"frame {event.sink!r} has one size"] = term_of(event.size_bytes) == capacity
             goals[f"frame {event.sink!r} is for its readers"] = z3.BoolVal(
                 event.label == policy.sinks[event.sink].label
             )
@@ -365,7 +365,7 @@ def _seen(clearance: Label, event: Event) -> tuple[str, list[Term]]:
     """Return what an observer sees of an event: what kind it is, and the values it may see."""
     match event:
         case Frame(sink, label, size_bytes, content):
-            size = [z3.IntVal(size_bytes)]
+            size = [term_of(size_bytes)]
             terms = [term_of(content.size), z3.IntVal(0) if content.data == b"" else term_of(content.data)]
             return f"frame {sink!r}", size + (terms if label.flows_to(clearance) else [])
         case Release(name, to, _, value):
