@@ -17,11 +17,12 @@ from chiron.policy.header import Header, combinations, decode_header, encode_hea
 from chiron.policy.kernel import Frame, Release, Reply, State, Step
 from chiron.policy.loader import load_policy
 from chiron.policy.types import Content, Label, Policy, Principal
-from prover import labels, obligations
+from prover import labels
 from prover.attack import attack, show
 from prover.obligations import prove
 from prover.reach import reachable
 from prover.symbolic import symbolic_ticks, term_of
+from prover.unwinding import comparable
 from prover.world import alike, alike_jobs, any_job
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def pairs() -> list[tuple[str, Any, Any]]:
         for observer, clearance in POLICY.observers.items()
         for left in places
         for right in places
-        if obligations._comparable(clearance, left, right)
+        if comparable(clearance, left, right)
     ]
 
 
