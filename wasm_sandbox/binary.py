@@ -12,6 +12,8 @@ VERSION: Final = b"\x01\0\0\0"
 _START_SECTION: Final = 8
 _LAST_SECTION: Final = 12  # data count; what comes after belongs to proposals that are switched off
 _MAX_SECTIONS: Final = 200
+_NAMES: Final = b"\4name"  # how the custom section with the functions' names begins
+_MAX_NAMES_BYTES: Final = 1 << 20  # a trap repeats a name for each of its 20 frames
 # Entries of a section, by its number. Each entry costs the engine or this package memory or time that neither
 # fuel nor the size of the binary bounds well; no compiler's output comes near.
 _MAX_ENTRIES: Final = {
@@ -21,7 +23,7 @@ _MAX_ENTRIES: Final = {
     4: ("tables", 100),
     5: ("memories", 100),
     6: ("globals", 10_000),
-    7: ("exports", 10_000),
+    7: ("exports", 256),
     9: ("element segments", 10_000),
     10: ("functions", 50_000),
     11: ("data segments", 50_000),
@@ -84,6 +86,10 @@ def _check_section(guest: bytes, position: int) -> int:
         )
     if kind in _MAX_ENTRIES:
         _check_entries(guest, body, kind=kind)
+    if size > _MAX_NAMES_BYTES and kind == 0 and guest.startswith(_NAMES, body):
+        raise GuestRefusedError(
+            f"its names take {size} bytes, the limit is {_MAX_NAMES_BYTES}: strip it", rule="names"
+        )
     return body + size
 
 
