@@ -114,10 +114,11 @@ class _Request:
             # fuel until there nor the frames there may show.
             self._running.drop_fuel()
             return self._outcome(Ending.TRAPPED, detail="call stack exhausted: recurse less deeply")
+        detail = _explain(trap.message)
         if trap.trap_code is TrapCode.OUT_OF_FUEL:
-            return self._outcome(Ending.OUT_OF_FUEL, detail=trap.message)
+            return self._outcome(Ending.OUT_OF_FUEL, detail=detail)
         too_large = trap.trap_code is TrapCode.ALLOCATION_TOO_LARGE
-        return self._outcome(Ending.MEMORY if too_large else Ending.TRAPPED, detail=trap.message)
+        return self._outcome(Ending.MEMORY if too_large else Ending.TRAPPED, detail=detail)
 
     def _outcome(self, ending: Ending, *, detail: str = "", value: int | None = None) -> Outcome:
         if self.fault is None:
@@ -127,6 +128,12 @@ class _Request:
         ending = Ending.STOPPED if stopped else Ending.HOST_FAULT
         detail = f"host call {self._stopped_in}: {type(self.fault).__name__}: {self.fault}"
         return Outcome(ending, None, self._limits.fuel - self._fuel_at_stop, detail[:MAX_DETAIL])
+
+
+def _explain(message: str) -> str:
+    """Keep the frames and the last cause: the ones before it depend on how a profile checks memory."""
+    frames, has_causes, causes = message.partition("\n\nCaused by:")
+    return f"{frames}\n\nCaused by: {causes.rpartition('wasm trap: ')[2]}" if has_causes else message
 
 
 def _require_headroom(calls: int) -> None:
