@@ -45,7 +45,7 @@ class _Request:
     def __init__(self, binding: Binding, *, limits: Limits) -> None:
         self._limits = limits
         self._running = binding.open(limits)  # SAND-3
-        self._memory: GuestMemory | None = None
+        self._memory = GuestMemory(memoryview(b""), output_bytes=0)  # until there is an instance
         self._calls_left = limits.host_calls
         self._stopped_in = ""
         self._fuel_at_stop = 0
@@ -68,8 +68,7 @@ class _Request:
 
     def close(self) -> None:
         """Take the memory from whoever kept it, then free the store."""
-        if self._memory is not None:
-            self._memory.close()
+        self._memory.close()
         self._running.close()
 
     def _host_function(self, name: str, call: HostCall) -> Answer:
@@ -81,8 +80,12 @@ class _Request:
             if self.fault is not None:
                 return _STOPPED_STATUS
             try:
-                memory = self._admit_call()
-                status = handler(memory, arguments)
+                if self._calls_left == 0:
+                    raise HostCallLimitError(  # noqa: TRY301
+                        f"the guest made more than {self._limits.host_calls} host calls: ask for more at once"
+                    )
+                self._calls_left -= 1
+                status = handler(self._memory, arguments)
                 if not isinstance(status, int) or not _I32_MIN <= status <= _I32_MAX:
                     raise TypeError("a host call's handler must return an int that fits in an i32")  # noqa: TRY301
             except BaseException as error:  # noqa: BLE001 - SAND-7: nothing may be raised into wasmtime
@@ -91,16 +94,6 @@ class _Request:
             return status
 
         return host_function
-
-    def _admit_call(self) -> GuestMemory:
-        if self._memory is None:
-            raise RuntimeError("a host call came before the guest was started")
-        if not self._calls_left:
-            raise HostCallLimitError(
-                f"the guest made more than {self._limits.host_calls} host calls: ask for more at once"
-            )
-        self._calls_left -= 1
-        return self._memory
 
     def _stop(self, name: str, fault: BaseException) -> None:
         self.fault = fault
