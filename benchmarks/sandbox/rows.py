@@ -174,7 +174,7 @@ def transform() -> Iterator[Row]:
 def kernel_decisions() -> Iterator[Row]:
     """Time one decision of the policy kernel through the monitor."""
     policy = parse_policy((SPEC / "policy.toml").read_bytes())
-    state = kernel.initial(policy, rows_class=1024)
+    state = kernel.initial(policy, rows_class=1024, spent={})
     for phase, call, payload in (
         ("Configure", "schema", b""),
         ("Create", "batch", b""),
