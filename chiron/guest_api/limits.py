@@ -23,6 +23,7 @@ def sandbox_limits(policy: Policy) -> Limits:
         stack_bytes=limits.stack_bytes,
         module_bytes=limits.module_bytes,
         output_bytes=limits.memory_bytes,
+        host_calls=limits.host_calls,
     )
 
 
