@@ -13,6 +13,7 @@ from chiron.parties.approval import approve, fetch_offer, fetch_receipt, refuse
 from chiron.parties.errors import PartyError
 from chiron.parties.home import create_home, open_home
 from chiron.parties.platform import Platform
+from chiron.policy.kernel import StopReason
 from chiron.policy.loader import load_policy
 from chiron.training.submission import parse_job_id
 from enclave import EvidenceFormat, write_atomically
@@ -142,14 +143,29 @@ def describe_offer(offer: Offer) -> str:
         f"               {fields['slots']} slots: the count and size of frames, whatever the secrets are",
         "may learn of the others' secrets, at most  "
         + "  ".join(f"{name} {count} bits" for name, count in bits.items()),
+        *_ledger_rows(offer.ledger),
     ]
     return escape("\n".join(rows))
+
+
+def _ledger_rows(ledger: dict[str, dict[str, int]]) -> list[str]:
+    """Return what earlier jobs on the data set were charged, what this one is, and what is left then."""
+    rows = ["ledger of this data set, in bits of it over all jobs"]
+    for name, charge in ledger["charge"].items():
+        spent, left = ledger["spent"][name], ledger["left"][name]
+        rows.append(f"  {name:<9} earlier jobs {spent}  this job {charge}  left then {left}")
+    if min(ledger["left"].values(), default=0) < 0:
+        rows.append(f"  this job does not fit and will be refused: {StopReason.LEDGER_SPENT.value}")
+    return rows
 
 
 def describe_receipt(fields: dict[str, Any]) -> str:
     """Return a verified receipt in words."""
     offer = fields["offer"]
-    bits = "  ".join(f"{name} {count} bits" for name, count in offer["bits"].items())
+    bits, charged = (
+        "  ".join(f"{name} {count} bits" for name, count in each.items())
+        for each in (offer["bits"], fields["charged"])
+    )
     rows = [
         f"receipt of job {offer['job']}: {fields['outcome']}",
         f"  guest      SHA-256 {offer['guest']}",
@@ -157,6 +173,7 @@ def describe_receipt(fields: dict[str, Any]) -> str:
         f"  policy     SHA-256 {offer['policy']}",
         "  header     " + "  ".join(f"{name} {value}" for name, value in offer["header"].items()),
         f"  released   at most {bits}",
+        f"  charged    {charged} to the data set's ledger",
         f"  approved   by {len(fields['approvals'])} parties",
         f"  evidence   {'SIMULATED' if fields['simulated'] else 'hardware'}, signature of the lead verified",
         "  private training  off",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from chiron.guest_api.errors import GuestApiError
@@ -52,6 +53,12 @@ class Monitor:
         for _ in range(self.state.ticks_left):
             events += self.tick(trusted)
         return events
+
+    def note_spent(self, spent: Mapping[str, int]) -> None:
+        """Note what jobs on the data set were charged by now; a number never falls."""
+        before = self.state.spent
+        now = {name: max(before.get(name, 0), spent.get(name, 0)) for name in {*before, *spent}}
+        self.state = replace(self.state, spent=now)
 
     def stop(self, reason: kernel.StopReason) -> tuple[kernel.Event, ...]:
         """End the job early and visibly."""

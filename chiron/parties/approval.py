@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 from chiron.parties.errors import PartyError
 from chiron.parties.platform import ask_lead
 from chiron.policy.types import PolicyError
-from chiron.training.agreement import Offer, Receipt, offered_bits, sign_approval, verify_approval
+from chiron.training.agreement import (
+    Offer,
+    Receipt,
+    ledger_terms,
+    offered_bits,
+    sign_approval,
+    verify_approval,
+)
 from chiron.training.node import ROLE, SIGNER, Role
 from chiron.training.submission import PartyKey
 from enclave import EnclaveError, Evidence, appraise
@@ -32,11 +39,15 @@ def fetch_offer(platform: Platform, home: Home, job: JobId, *, policy: Policy) -
             "the offer is under another policy than yours: compare spec/policy.toml on both sides"
         )
     try:
-        bits = offered_bits(policy, offer.header, rows_class=offer.schema.rows_class)
+        rows_class = offer.schema.rows_class
+        bits = offered_bits(policy, offer.header, rows_class=rows_class)
+        spent = offer.ledger["spent"]
+        ledger = ledger_terms(policy, offer.header, rows_class=rows_class, spent=spent)
     except PolicyError as error:
         raise PartyError(f"the offer's header is not on your policy's menus: {error}") from error
-    if offer.job != job or key not in {offer.operator, offer.user} or offer.bits != bits:
-        raise PartyError("the offer does not add up (job, party or bits): do not approve it")
+    stated = (offer.bits, offer.ledger)
+    if offer.job != job or key not in {offer.operator, offer.user} or stated != (bits, ledger):
+        raise PartyError("the offer does not add up (job, party, bits or ledger): do not approve it")
     return offer
 
 
@@ -92,4 +103,6 @@ def verify_receipt(receipt: Receipt, home: Home) -> dict[str, Any]:
     for party in (offer.operator, offer.user):
         approved = fields["approvals"].get(party.hex(), "")  # a missing approval is an invalid one
         verify_approval(PartyKey(party), offer, bytes.fromhex(approved))
+    if fields["charged"] != offer.ledger["charge"]:
+        raise PartyError("the receipt states another charge than both parties approved: do not rely on it")
     return fields

@@ -56,7 +56,7 @@ class StopReason(Enum):  # ERR-3
     NOT_FOR_THIS_LEAD = "a submission is encrypted to another enclave: submit it again to this deployment"
     SUBMISSION_REFUSED = "a submission breaks its own manifest or schema: submit it again"
     LEDGER_SPENT = (
-        "the data set's ledger does not hold the bits of one more job: nothing can be released of it"
+        "the data set's ledger does not hold this job's bits: declare fewer epochs, or train on other data"
     )
     PLATFORM_FAULT = "the platform lost a process, a file or a connection of this job: submit it again"
 

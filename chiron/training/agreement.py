@@ -11,28 +11,36 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from chiron.guest_api.dataset import Schema
 from chiron.policy.header import FIELDS, Header, encode_header, slots_for
-from chiron.policy.releases import header_bits
+from chiron.policy.releases import data_set_bits, header_bits
 from chiron.policy.types import PolicyDigest
 from chiron.training.errors import TrainingError
 from chiron.training.submission import JobId, PartyKey
 from chiron.training.wire import canonical, parse_map
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from chiron.policy.types import Policy
     from chiron.training.submission import Manifest
 
 _APPROVAL_DOMAIN = b"chiron approval v1\0"
 _RECEIPT_DOMAIN = b"chiron receipt v1\0"
 _REQUEST_DOMAIN = b"chiron request v1\0"
-RECEIPT_VERSION = 1
+LEDGER_FIELDS = {"spent", "charge", "left"}
+RECEIPT_VERSION = 2
 RECEIPT_FIELDS = (
-    "version", "offer", "approvals", "outcome", "simulated", "evidence", "private_training", "finished_at",
+    "version", "offer", "approvals", "charged", "outcome", "simulated", "evidence", "private_training",
+    "finished_at",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Everything public of a job before it reads data: what each party agrees to by signing its digest."""
+    """Everything public of a job before it reads data: what each party agrees to by signing its digest.
+
+    `bits` is what the job may tell each observer of others' secrets, at most. `ledger` is about the data set
+    alone, in bits for each observer: what earlier jobs `spent`, this job's `charge`, and what is `left` then.
+    """
 
     job: JobId
     policy: PolicyDigest
@@ -44,6 +52,7 @@ class Offer:
     guest: str
     dataset: str
     bits: dict[str, int]
+    ledger: dict[str, dict[str, int]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values; keys and digests in hexadecimal."""
@@ -59,6 +68,7 @@ class Offer:
             "guest": self.guest,
             "dataset": self.dataset,
             "bits": dict(self.bits),
+            "ledger": {name: dict(each) for name, each in self.ledger.items()},
         }
 
     @classmethod
@@ -68,7 +78,8 @@ class Offer:
         Raises:
             TrainingError: a key is unknown or missing, or the slots are not those of header and schema.
         """
-        if set(fields) != {*cls.__dataclass_fields__, "slots"} or set(fields["header"]) != set(FIELDS):
+        given = (set(fields), set(fields.get("header", ())), set(fields.get("ledger", ())))
+        if given != ({*cls.__dataclass_fields__, "slots"}, set(FIELDS), LEDGER_FIELDS):
             raise TrainingError(
                 "the offer is not of this version of Chiron: use the same version on both sides"
             )
@@ -83,6 +94,7 @@ class Offer:
             guest=fields["guest"],
             dataset=fields["dataset"],
             bits=fields["bits"],
+            ledger=fields["ledger"],
         )
         if offer.as_dict()["slots"] != fields["slots"]:
             raise TrainingError(
@@ -109,15 +121,31 @@ def offered_bits(policy: Policy, header: Header, *, rows_class: int) -> dict[str
     }
 
 
-def make_offer(policy: Policy, guest: Manifest, *, dataset: Manifest, header: Header) -> Offer:
-    """Put an offer together from what both parties submitted and what the guest declared.
+def ledger_terms(
+    policy: Policy, header: Header, *, rows_class: int, spent: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """Return an offer's `ledger`; `left` is below zero where the job does not fit and will be refused.
+
+    Raises:
+        PolicyError: the header has a field that is not on its menu.
+    """
+    charge = data_set_bits(policy, header=encode_header(policy.menus, header), rows_class=rows_class)
+    before = {name: spent.get(name, 0) for name in charge}
+    left = {name: policy.ledger_cap_bits[name] - before[name] - bits for name, bits in charge.items()}
+    return {"spent": before, "charge": charge, "left": left}
+
+
+def make_offer(
+    policy: Policy, guest: Manifest, *, dataset: Manifest, header: Header, spent: Mapping[str, int]
+) -> Offer:
+    """Put an offer together from what both parties submitted, what the guest declared and earlier jobs spent.
 
     Raises:
         TrainingError: the submissions are not one guest and one data set of one job.
     """
     if guest.seed is None or dataset.schema is None or guest.job != dataset.job:
         raise TrainingError("a job needs a guest and a data set that name the same job id")
-    bits = offered_bits(policy, header, rows_class=dataset.schema.rows_class)
+    rows_class = dataset.schema.rows_class
     return Offer(
         job=guest.job,
         policy=policy.digest,
@@ -128,7 +156,8 @@ def make_offer(policy: Policy, guest: Manifest, *, dataset: Manifest, header: He
         seed=guest.seed,
         guest=guest.envelope,
         dataset=dataset.envelope,
-        bits=bits,
+        bits=offered_bits(policy, header, rows_class=rows_class),
+        ledger=ledger_terms(policy, header, rows_class=rows_class, spent=spent),
     )
 
 

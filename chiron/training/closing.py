@@ -17,7 +17,7 @@ from chiron.training.wire import canonical, parse_map, receive_map, send_map
 from enclave import seal, unseal, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from chiron.training.exchange import Cell
@@ -47,6 +47,7 @@ def close_job(
     monitor: Monitor,
     result: Result,
     approvals: dict[str, bytes],
+    charged: Mapping[str, int],
     publish_at: float,
 ) -> Closing:
     """Seal, wait for the publishing time, release, sign, hand over. Files are complete before it is told.
@@ -58,6 +59,7 @@ def close_job(
         monitor: the job's monitor, at the start of its Seal phase.
         result: what training gave.
         approvals: each party's signature by its key in hexadecimal.
+        charged: what the job was charged to its data set's ledger, in bits for each observer.
         publish_at: monotonic time in seconds before which nothing is written or released.
     """
     time.sleep(max(0.0, publish_at - time.monotonic()))
@@ -69,9 +71,8 @@ def close_job(
         event for loss in quantised.losses for event in monitor.tick(quantised.trusted | {"loss": loss})
     ]
     succeeded = result.model is not None
-    receipt = sign_receipt(
-        node.signer, _receipt_fields(node, offer, approvals=approvals, succeeded=succeeded)
-    )
+    fields = _receipt_fields(node, offer, approvals=approvals, charged=charged, succeeded=succeeded)
+    receipt = sign_receipt(node.signer, fields)
     closing = Closing(offer, receipt, _metrics(events), monitor.state, succeeded)
     write_atomically(stored(cell, offer.job, RECORD), _sealed_record(node, closing))
     write_atomically(stored(cell, offer.job, "receipt"), receipt.to_bytes())
@@ -167,12 +168,13 @@ def _metrics(events: Sequence[kernel.Event]) -> dict[str, Any]:
 
 
 def _receipt_fields(
-    node: Node, offer: Offer, *, approvals: dict[str, bytes], succeeded: bool
+    node: Node, offer: Offer, *, approvals: dict[str, bytes], charged: Mapping[str, int], succeeded: bool
 ) -> dict[str, Any]:
     return {
         "version": RECEIPT_VERSION,
         "offer": offer.as_dict(),
         "approvals": {party: signature.hex() for party, signature in sorted(approvals.items())},
+        "charged": dict(charged),
         "outcome": "sealed" if succeeded else "failed",
         "simulated": node.attester.simulated,
         "evidence": node.identity.evidence.to_bytes(),

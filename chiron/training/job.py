@@ -19,7 +19,10 @@ from chiron.training.inputs import Inputs, StopError, open_inputs
 from chiron.training.results import evaluate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from chiron.training.agreement import Offer
+    from chiron.training.ledger import Ledgers
     from chiron.training.node import Node
     from chiron.training.submission import JobId, PartyKey
 
@@ -34,6 +37,7 @@ class JobRun:
     node: Node
     cell: Cell
     job: JobId
+    ledgers: Ledgers
     parties: tuple[PartyKey, ...] = ()
     offer: Offer | None = None
     approvals: dict[str, bytes] = field(default_factory=dict)
@@ -71,11 +75,18 @@ class JobRun:
             self.stop(error.reason)
             return
         self.parties = (inputs.guest_manifest.party, inputs.dataset_manifest.party)
-        state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class, spent={})
+        data_set = self.ledgers.identify(inputs.dataset_manifest.party, inputs.dataset)
+        spent = self.ledgers.spent(data_set)
+        state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class, spent=spent)
         self.monitor = Monitor(self.node.policy, state)
         offer = self._agree(inputs, self.monitor)
-        if offer is not None:
-            self._train(inputs, self.monitor, offer=offer)
+        if offer is None:
+            return
+        charged = self.ledgers.charge(data_set, self.monitor)
+        if charged is None:
+            self.stop(StopReason.LEDGER_SPENT)
+            return
+        self._train(inputs, self.monitor, offer=offer, charged=charged)
 
     def _agree(self, inputs: Inputs, monitor: Monitor) -> Offer | None:
         """Configure, publish the offer and wait for both parties; None when the job ended."""
@@ -86,18 +97,21 @@ class JobRun:
             self.node.emit({"event": "ended", "job": self.job, "outcome": "no-header"})
             return None
         offer = make_offer(
-            self.node.policy, inputs.guest_manifest, dataset=inputs.dataset_manifest, header=header
+            self.node.policy,
+            inputs.guest_manifest,
+            dataset=inputs.dataset_manifest,
+            header=header,
+            spent=monitor.state.spent,
         )
         self.offer = offer
         self._phase("Approve", 0, offer=offer.as_dict())
         if not self.decided.wait(APPROVAL_S) or self.refused:
             self.stop(StopReason.PARTY_REFUSED)
             return None
-        monitor.finish_phase()
         return offer
 
-    def _train(self, inputs: Inputs, monitor: Monitor, *, offer: Offer) -> None:
-        self._phase("Create", offer.header.create_ms)
+    def _train(self, inputs: Inputs, monitor: Monitor, *, offer: Offer, charged: Mapping[str, int]) -> None:
+        self._phase("Create", offer.header.create_ms, charged=dict(charged))
         with prepare(self.node, self.cell, offer, inputs=inputs) as team:
             network = create(self.node, inputs, monitor)
             monitor.finish_phase()
@@ -114,6 +128,7 @@ class JobRun:
             monitor=monitor,
             result=result,
             approvals=self.approvals,
+            charged=charged,
             publish_at=publish_at,
         )
 

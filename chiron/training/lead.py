@@ -14,6 +14,7 @@ from chiron.training.agreement import verify_approval, verify_request
 from chiron.training.closing import reopen
 from chiron.training.errors import Code, RefusedError, TrainingError
 from chiron.training.job import JobRun
+from chiron.training.ledger import Ledgers
 from chiron.training.submission import JobId, PartyKey
 from chiron.training.wire import canonical, receive_map, send_map
 from enclave import ChannelError, EnclaveError
@@ -35,6 +36,11 @@ class Lead:
     node: Node
     cell: Cell
     jobs: dict[JobId, JobRun] = field(default_factory=dict)
+    ledgers: Ledgers = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the data sets' ledgers in the platform's folder."""
+        self.ledgers = Ledgers(self.cell.store, self.node.attester)
 
     def handle(self, channel: Channel) -> None:
         """Answer one party's requests until it hangs up. Each is signed for this connection."""
@@ -70,7 +76,7 @@ class Lead:
         """Run a job from its two submissions (paths on the platform's disk), in a thread of its own."""
         if job in self.jobs:
             return  # a platform that attaches a job twice gets it once
-        run = JobRun(self.node, self.cell, job)
+        run = JobRun(self.node, self.cell, job, self.ledgers)
         self.jobs[job] = run
         threading.Thread(target=_drive, args=(run, guest, dataset), daemon=True).start()
 
@@ -82,9 +88,10 @@ class Lead:
         """
         closing = reopen(self.node, self.cell, job)
         offer = closing.offer
-        parties = (offer.operator, offer.user)
-        self.jobs[job] = JobRun(self.node, self.cell, job, parties=parties, offer=offer, closing=closing)
-        self.jobs[job].decided.set()
+        run = JobRun(self.node, self.cell, job, self.ledgers, parties=(offer.operator, offer.user))
+        run.offer, run.closing = offer, closing
+        run.decided.set()
+        self.jobs[job] = run
 
 
 def _drive(run: JobRun, guest: str, dataset: str) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 VALUES, CLASSES = 8, 3
-SUFFIXES = {"guest", "dataset", "model", "record", "receipt", "budget"}
+SUFFIXES = {"guest", "dataset", "ledger", "model", "record", "receipt", "budget"}
 
 
 def inputs(folder: Path) -> tuple[Path, Path]:
@@ -40,8 +40,8 @@ def train(parties: Parties, running: Running, guest_path: Path, data: Path) -> s
 
 
 def assert_nothing_half_written(home: Path, job: str) -> None:
-    files = {path.name for path in (home / "blobs").iterdir()}
-    assert files == {f"{job}.guest", f"{job}.dataset"}
+    files = {path.name if path.stem == job else path.suffix for path in (home / "blobs").iterdir()}
+    assert files == {f"{job}.guest", f"{job}.dataset", ".ledger"}  # the charge stays
 
 
 @pytest.mark.parametrize("victim", ["worker-0", "lead"])

@@ -297,7 +297,7 @@ def test_job_ids_are_fresh_and_well_formed() -> None:
 def offer_for(home: Home) -> Offer:
     guest = draft_manifest(Kind.GUEST, JOB, signer=home.signer, seed=1)
     dataset = draft_manifest(Kind.DATASET, JOB, signer=home.signer, schema=small_dataset().schema)
-    return make_offer(POLICY, guest, dataset=dataset, header=Header(1, 16, 1, 4096, 5, 1000))
+    return make_offer(POLICY, guest, dataset=dataset, header=Header(1, 16, 1, 4096, 5, 1000), spent={})
 
 
 def test_an_offer_that_adds_up_is_shown(attester: SimulatedAttester, home: Home) -> None:
@@ -315,6 +315,7 @@ def test_an_offer_that_adds_up_is_shown(attester: SimulatedAttester, home: Home)
         ({"operator": STRANGER, "user": STRANGER}, "does not add up"),
         ({"bits": {"operator": 1, "user": 1, "platform": 1}}, "does not add up"),
         ({"bits": {}}, "does not add up"),
+        ({"ledger": {"spent": {}, "charge": {}, "left": {}}}, "does not add up"),
         ({"header": Header(2, 16, 1, 4096, 5, 1000)}, "does not add up"),
     ],
 )
@@ -334,8 +335,8 @@ def test_a_receipt_of_another_job_is_refused(attester: SimulatedAttester, home: 
     party = home.signer.public_key().public_bytes_raw().hex()
     enclave = Enclave(attester, lambda channel: handle(channel), Role.LEAD)  # noqa: PLW0108  bound below
     fields = {
-        "version": 1, "offer": offer.as_dict(), "outcome": "sealed", "simulated": True,
-        "private_training": None,
+        "version": 2, "offer": offer.as_dict(), "charged": offer.ledger["charge"],
+        "outcome": "sealed", "simulated": True, "private_training": None,
         "approvals": {party: sign_approval(home.signer, offer).hex()}, "finished_at": int(time.time()),
         "evidence": enclave.node.identity.evidence.to_bytes(),
     }  # fmt: skip

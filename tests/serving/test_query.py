@@ -62,7 +62,7 @@ KEYS = {"model_key": bytes(32), "budget_key": bytes(31) + b"\1"}
 def offer(job: JobId = JOB, user: Ed25519PrivateKey = USER) -> Offer:
     guest = draft_manifest(Kind.GUEST, job, signer=user, seed=7)
     dataset = draft_manifest(Kind.DATASET, job, signer=user, schema=SCHEMA)
-    return make_offer(POLICY, guest, dataset=dataset, header=HEADER)
+    return make_offer(POLICY, guest, dataset=dataset, header=HEADER, spent={})
 
 
 def serving_state() -> kernel.State:

@@ -47,7 +47,7 @@ def manifests() -> tuple[Manifest, Manifest]:
 
 def offer() -> Offer:
     guest, dataset = manifests()
-    return make_offer(POLICY, guest, dataset=dataset, header=HEADER)
+    return make_offer(POLICY, guest, dataset=dataset, header=HEADER, spent={"user": 5})
 
 
 OTHER_VALUES: dict[str, Any] = {
@@ -61,6 +61,7 @@ OTHER_VALUES: dict[str, Any] = {
     "guest": "c" * 64,
     "dataset": "c" * 64,
     "bits": {"operator": 1},
+    "ledger": {"spent": {}, "charge": {}, "left": {}},
 }
 
 
@@ -73,6 +74,12 @@ def test_an_offer_names_both_parties_both_digests_and_the_bits_of_each_observer(
         "b" * 64,
     )
     assert made.bits == {"operator": 1 + 10 + 2 * 8, "user": 15 + 1 + 16000, "platform": 16}
+    charge = {"operator": 1 + 10 + 2 * 8, "user": 1 + 16000, "platform": 1}
+    assert made.ledger == {
+        "spent": {"operator": 0, "user": 5, "platform": 0},
+        "charge": charge,
+        "left": {"operator": 8110 - 27, "user": 160010 - 5 - 16001, "platform": 9},
+    }
     assert made.as_dict()["slots"] == slots_for(HEADER, SCHEMA.rows_class)
 
 
@@ -100,7 +107,9 @@ def test_an_approval_by_another_key_is_refused() -> None:
         verify_approval(key(USER), offer(), sign_approval(OPERATOR, offer()))
 
 
-@pytest.mark.parametrize("change", [{"more": 1}, {"slots": 1}, {"header": {"epochs": 1}}])
+@pytest.mark.parametrize(
+    "change", [{"more": 1}, {"slots": 1}, {"header": {"epochs": 1}}, {"ledger": {"spent": {}}}]
+)
 def test_an_offer_with_other_keys_or_slots_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(TrainingError):
         Offer.from_dict(offer().as_dict() | change)
@@ -125,7 +134,7 @@ def test_no_offer_is_made_of_two_jobs_or_of_two_submissions_of_one_kind() -> Non
     guest, dataset = manifests()
     for first, second in ((guest, replace(dataset, job=OTHER_JOB)), (guest, guest), (dataset, dataset)):
         with pytest.raises(TrainingError, match="name the same job id"):
-            make_offer(POLICY, first, dataset=second, header=HEADER)
+            make_offer(POLICY, first, dataset=second, header=HEADER, spent={})
 
 
 def test_a_request_is_valid_on_its_connection_by_its_party_alone() -> None:
@@ -149,9 +158,10 @@ def test_signatures_of_one_domain_are_not_valid_in_another() -> None:
 
 
 STATED: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "offer": {},
     "approvals": {},
+    "charged": {},
     "outcome": "sealed",
     "simulated": True,
     "evidence": b"",
@@ -201,9 +211,9 @@ def test_any_bytes_are_a_receipt_or_refused(raw: bytes) -> None:
         receipt.verify(key(USER))
 
 
-@pytest.mark.parametrize("change", [{"more": 1}, {"version": 2}])
+@pytest.mark.parametrize("change", [{"more": 1}, {"version": 1}])
 def test_a_receipt_of_another_form_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(TrainingError, match="no Chiron receipt of version 1"):
+    with pytest.raises(TrainingError, match="no Chiron receipt of version 2"):
         sign_receipt(OPERATOR, STATED | change).stated()
 
 

@@ -71,7 +71,7 @@ PARTY = PartyKey(SIGNER.public_key().public_bytes_raw())
 def offer(header: Header = HEADER) -> Offer:
     manifest = draft_manifest(Kind.GUEST, JOB, signer=SIGNER, seed=7)
     dataset = draft_manifest(Kind.DATASET, JOB, signer=SIGNER, schema=DATASET.schema)
-    return make_offer(POLICY, manifest, dataset=dataset, header=header)
+    return make_offer(POLICY, manifest, dataset=dataset, header=header, spent={})
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +425,7 @@ def test_the_messages_that_start_training_have_one_size_with_and_without_a_netwo
 def lead(folder: Path) -> Lead:
     cell = Cell((), ("127.0.0.1", 1), ("127.0.0.1", 1), folder)
     lead = Lead(node_of(Role.LEAD, folder), cell)
-    lead.jobs[JOB] = JobRun(lead.node, cell, JOB, parties=(PARTY, PARTY))
+    lead.jobs[JOB] = JobRun(lead.node, cell, JOB, lead.ledgers, parties=(PARTY, PARTY))
     return lead
 
 
@@ -489,7 +489,7 @@ def test_every_code_has_a_remedy() -> None:
 
 def test_a_job_goes_on_once_both_parties_approved(lead: Lead) -> None:
     other = PartyKey(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
-    run = JobRun(lead.node, lead.cell, JOB, parties=(PARTY, other))
+    run = JobRun(lead.node, lead.cell, JOB, lead.ledgers, parties=(PARTY, other))
     run.approve(PARTY, b"1")
     run.approve(PARTY, b"2")
     assert not run.decided.is_set()

@@ -154,7 +154,7 @@ def test_a_receipt_is_refused_under_other_reference_values(sealed: Job, tmp_path
         approval.verify_receipt(receipt, stranger)
 
 
-@pytest.mark.parametrize("dropped", ["evidence", "finished_at", "offer", "approvals"])
+@pytest.mark.parametrize("dropped", ["evidence", "finished_at", "offer", "approvals", "charged"])
 def test_a_receipt_without_a_field_is_refused(sealed: Job, dropped: str) -> None:
     receipt, stated = approval.fetch_receipt(sealed.running.platform(), sealed.user, sealed.id)
     del stated[dropped]
