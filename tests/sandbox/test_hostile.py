@@ -11,6 +11,10 @@ from typing import Any
 
 import hostile
 import pytest
+from deployments import POLICY_BYTES, small_dataset
+
+from chiron.guest_api import process
+from wasm_sandbox import GuestRefusedError
 
 REPORT = Path(hostile.__file__)
 COMPILING = {"refused (compile-time), True", "refused (compile-memory), True"}
@@ -85,3 +89,31 @@ def test_a_hostile_guest_has_one_ending_with_a_short_text(name: str, report: dic
 def test_no_process_used_more_than_twice_the_memory_it_may(report: dict[str, Any]) -> None:
     assert report["peak"]["compiler"] <= 2 * hostile.LIMITS.compile_bytes
     assert report["peak"]["own"] <= 2 * hostile.LIMITS.compile_bytes
+
+
+def test_a_compile_bomb_in_a_guests_process_is_killed_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOAD_MS", 700)
+    with pytest.raises(GuestRefusedError) as error:
+        process.GuestProcess(
+            hostile.GUESTS["nested ifs"](),
+            policy=POLICY_BYTES,
+            schema=small_dataset().schema,
+            dataset=None,
+        )
+    assert error.value.rule == "compile"
+
+
+def test_memory_is_limited_while_hostile_input_is_compiled_and_not_after() -> None:
+    code = """
+from wasm_sandbox import limited_memory
+with limited_memory(64 << 20):
+    kept = bytearray(48 << 20)
+    try:
+        bytearray(48 << 20)
+        print("not limited")
+    except MemoryError:
+        print("limited")
+print(len(bytearray(256 << 20)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout.split() == [b"limited", str(256 << 20).encode()]

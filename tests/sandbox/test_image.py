@@ -157,7 +157,7 @@ def test_a_compiler_that_dies_is_a_refusal(
 
 
 def test_the_smallest_memory_for_compiling_is_enough_for_a_small_guest() -> None:
-    rules = replace(RULES, limits=replace(LIMITS, compile_bytes=128 << 20))
+    rules = replace(RULES, limits=replace(LIMITS, compile_bytes=64 << 20))
     with load_image(precompile(GUEST, rules=rules, key=KEY), GUEST, rules=rules, key=KEY) as loaded:
         outcome = loaded.run("go", imports={"call": HostCall(1, lambda _memory, _arguments: 0)})
     assert outcome.ending is Ending.RETURNED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from wasmtime import wat2wasm
 
 from wasm_sandbox import GuestMemory, HostCall, Limits, Outcome, Profile, Rules, load
-from wasm_sandbox.binding import Binding
 from wasm_sandbox.engine import settings as engine_settings
 from wasm_sandbox.engine import settings_digest
 from wasm_sandbox.lean import LeanBinding
 from wasm_sandbox.public import PublicBinding
+
+if TYPE_CHECKING:
+    from wasm_sandbox.binding import Binding
 
 PAGE = 65_536
 RULES = Rules({"call": 2}, Limits(fuel=20_000, memory_bytes=PAGE, host_calls=20), ["go"])
