@@ -5,7 +5,9 @@ written and tested for; `lean_available` says whether that one is installed, and
 serves. Rules of the C interface, <https://docs.wasmtime.dev/c-api/func_8h.html>:
 
 - A callback returns NULL or a trap that it owns. One that raised would return whatever the stack held: every
-  callback here catches everything and returns 0.
+  callback here catches everything and returns 0. What Python raises before a callback's first instruction
+  nothing can catch, in either binding: a full stack is looked for before a run, and a process that runs
+  guests must leave SIGINT to the system.
 - A raw value takes 16 bytes; an i32 is the first four, little-endian. Results replace arguments.
 - Functions, instances and memories belong to their store and need no freeing; stores, errors and traps do.
 """

@@ -7,6 +7,7 @@ It is part of the enclave; it opens no file or socket, and its pipes are the onl
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from typing import Any, BinaryIO
@@ -65,4 +66,7 @@ def _run(guest: Guest, monitor: Monitor, calls: HostCalls, *, export: str) -> di
 
 
 if __name__ == "__main__":
+    # Python could raise KeyboardInterrupt where a host function begins, which nothing can catch: wasmtime
+    # would then take what the stack held for a pointer. Ctrl-C ends this process instead.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

@@ -73,8 +73,9 @@ class GuestProcess:
         )
         try:
             with self._killed_after(LOAD_MS):
-                self._send({"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset})
-                answer = self._receive_loaded()
+                answer = self._load(
+                    {"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset}
+                )
         except BaseException:
             self.close()
             raise
@@ -129,8 +130,9 @@ class GuestProcess:
         except BrokenPipeError as error:
             raise GuestApiError("the guest's process ended before it answered") from error
 
-    def _receive_loaded(self) -> dict[str, Any]:
+    def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
+            self._send(message)
             return self._receive()
         except GuestApiError as error:
             if self._child.wait() >= 0:  # it ended by itself, which is not the guest's doing

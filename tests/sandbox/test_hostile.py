@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import hostile
 import pytest
-from deployments import POLICY_BYTES, small_dataset
+from deployments import POLICY, POLICY_BYTES, small_dataset
+from guests import guest
 
 from chiron.guest_api import process
+from chiron.guest_api.monitor import Monitor
+from chiron.policy import kernel
 from wasm_sandbox import GuestRefusedError
 
 REPORT = Path(hostile.__file__)
@@ -101,6 +106,21 @@ def test_a_compile_bomb_in_a_guests_process_is_killed_and_refused(monkeypatch: p
             dataset=None,
         )
     assert error.value.rule == "compile"
+
+
+def test_an_interrupt_ends_a_guests_process_and_never_reaches_a_host_function() -> None:
+    state = kernel.initial(POLICY, rows_class=small_dataset().schema.rows_class, spent={})
+    monitor = Monitor(POLICY, state)
+    calling = "(loop $again (drop (call $log (i32.const 0) (i32.const 0))) (br $again))"
+    with process.GuestProcess(
+        guest(configure=calling), policy=POLICY_BYTES, schema=small_dataset().schema, dataset=None
+    ) as started:
+        interrupt = threading.Timer(0.1, started._child.send_signal, [signal.SIGINT])
+        interrupt.start()
+        report = started.run("configure", monitor, seed=bytes(8), deadline_ms=20_000)
+        interrupt.join()
+        assert started._child.wait(5) == -signal.SIGINT
+    assert not report.ok
 
 
 def test_memory_is_limited_while_hostile_input_is_compiled_and_not_after() -> None:
