@@ -13,6 +13,7 @@ from wasm_sandbox.errors import (
 from wasm_sandbox.guest import Guest, Rules, inspect, load, run
 from wasm_sandbox.image import load_image, precompile
 from wasm_sandbox.memory import GuestMemory
+from wasm_sandbox.memory_limit import limited_memory
 from wasm_sandbox.types import Ending, GuestInfo, Handler, HostCall, Limits, Outcome
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SandboxError",
     "StopGuest",
     "inspect",
+    "limited_memory",
     "load",
     "load_image",
     "precompile",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from wasmtime import Engine, Module
+from wasmtime import Engine, Func, FuncType, Module, Store, ValType
 
 from wasm_sandbox.types import Limits
 
@@ -38,3 +38,20 @@ class Binding(Protocol):
 
     def open(self, limits: Limits) -> Running:
         """Make a store that keeps these limits and holds `limits.fuel`."""
+
+
+def function_types(engine: Engine, parameters: Sequence[int]) -> list[FuncType]:
+    """Make the type of each import, of so many i32, and use it once.
+
+    wasmtime completes a type, and ties it to its engine, when it is first used: two threads must not be the
+    first at once.
+    """
+    types = [FuncType([ValType.i32()] * count, [ValType.i32()]) for count in parameters]
+    with Store(engine) as store:
+        for kind in types:
+            Func(store, kind, _never_called)
+    return types
+
+
+def _never_called(*_arguments: int) -> int:
+    return 0

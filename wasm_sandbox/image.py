@@ -67,8 +67,8 @@ def _compile_apart(request: bytes, limits: Limits) -> bytes:
     """Return what the compiler's process wrote, which is nothing when it died."""
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     try:
-        done = subprocess.run(  # noqa: S603 - our own module, no shell
-            [sys.executable, "-m", "wasm_sandbox.compiler", str(limits.compile_bytes)],
+        done = subprocess.run(
+            [sys.executable, "-m", "wasm_sandbox.compiler"],
             input=request,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

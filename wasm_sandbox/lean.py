@@ -5,7 +5,9 @@ written and tested for; `lean_available` says whether that one is installed, and
 serves. Rules of the C interface, <https://docs.wasmtime.dev/c-api/func_8h.html>:
 
 - A callback returns NULL or a trap that it owns. One that raised would return whatever the stack held: every
-  callback here catches everything and returns 0.
+  callback here catches everything and returns 0. What Python raises before a callback's first instruction
+  nothing can catch, in either binding: a full stack is looked for before a run, and a process that runs
+  guests must leave SIGINT to the system.
 - A raw value takes 16 bytes; an i32 is the first four, little-endian. Results replace arguments.
 - Functions, instances and memories belong to their store and need no freeing; stores, errors and traps do.
 """
@@ -18,9 +20,9 @@ from ctypes import POINTER, byref, c_size_t, c_uint32, c_void_p
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from wasmtime import Engine, FuncType, Module, Trap, ValType, WasmtimeError, _ffi
+from wasmtime import Engine, FuncType, Module, Trap, WasmtimeError, _ffi
 
-from wasm_sandbox.binding import Answer
+from wasm_sandbox.binding import Answer, function_types
 from wasm_sandbox.types import MAX_PARAMETERS, TABLES, Limits
 
 LEAN_VERSION: Final = "50.0.1"
@@ -48,8 +50,7 @@ class LeanBinding:
     def __init__(self, engine: Engine, module: Module, parameters: Sequence[int]) -> None:
         self._engine = engine
         self._module = module
-        # A type belongs to the first engine that it is used with, so each guest has its own.
-        self._types = [(count, FuncType([ValType.i32()] * count, [ValType.i32()])) for count in parameters]
+        self._types = list(zip(parameters, function_types(engine, parameters), strict=True))
 
     def open(self, limits: Limits) -> "LeanRunning":
         """Make a store that keeps these limits."""

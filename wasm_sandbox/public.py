@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from wasmtime import Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
+from wasmtime import Engine, Func, FuncType, Instance, Memory, Module, Store
 
-from wasm_sandbox.binding import Answer
+from wasm_sandbox.binding import Answer, function_types
 from wasm_sandbox.types import TABLES, Limits
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class PublicBinding:
     def __init__(self, engine: Engine, module: Module, parameters: Sequence[int]) -> None:
         self._engine = engine
         self._module = module
-        self._types = [FuncType([ValType.i32()] * count, [ValType.i32()]) for count in parameters]
+        self._types = function_types(engine, parameters)
 
     def open(self, limits: Limits) -> "PublicRunning":
         """Make a store that keeps these limits."""

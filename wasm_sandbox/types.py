@@ -17,7 +17,7 @@ MAX_FUEL = 2**63 - 1
 MAX_PARAMETERS = 16
 TABLES = 4
 MAX_COMPILE_MS = 3_600_000
-MIN_COMPILE_BYTES = 128 << 20  # Python and wasmtime themselves need about half of it
+MIN_COMPILE_BYTES = 64 << 20  # what the smallest guest needs, with room to spare
 
 Handler = Callable[[GuestMemory, tuple[int, ...]], int]
 
@@ -36,7 +36,7 @@ class Limits:
         output_bytes: sum of all bytes that host calls read from the guest's memory.
         host_calls: number of host calls of one run.
         compile_ms: time that `precompile` gives the compiler's process.
-        compile_bytes: private memory of the compiler's process, at least 128 MiB.
+        compile_bytes: private memory that `precompile` gives the compiler beyond what its process has.
 
     Raises:
         ValueError: a limit lies outside what the engine can keep.

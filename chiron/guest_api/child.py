@@ -7,6 +7,7 @@ It is part of the enclave; it opens no file or socket, and its pipes are the onl
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from typing import Any, BinaryIO
@@ -17,7 +18,9 @@ from chiron.guest_api.limits import load_guest
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, write_message
 from chiron.policy.loader import parse_policy
-from wasm_sandbox import Ending, Guest, GuestRefusedError
+from wasm_sandbox import Ending, Guest, GuestRefusedError, limited_memory
+
+COMPILER_BYTES = 1 << 30  # beyond what the process holds already; a compiler that needs more ends the process
 
 
 def main() -> None:
@@ -29,7 +32,8 @@ def main() -> None:
     dataset = None if plaintext is None else decode_dataset(plaintext, schema)
     policy = parse_policy(loaded["policy"])
     try:
-        guest = load_guest(policy, loaded["guest"])
+        with limited_memory(COMPILER_BYTES):
+            guest = load_guest(policy, loaded["guest"])
     except GuestRefusedError as error:
         write_message(outbox, {"refused": error.reason, "rule": error.rule})
         return
@@ -62,4 +66,7 @@ def _run(guest: Guest, monitor: Monitor, calls: HostCalls, *, export: str) -> di
 
 
 if __name__ == "__main__":
+    # Python could raise KeyboardInterrupt where a host function begins, which nothing can catch: wasmtime
+    # would then take what the stack held for a pointer. Ctrl-C ends this process instead.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

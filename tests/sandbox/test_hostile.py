@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import hostile
 import pytest
+from deployments import POLICY, POLICY_BYTES, small_dataset
+from guests import guest
+
+from chiron.guest_api import process
+from chiron.guest_api.monitor import Monitor
+from chiron.policy import kernel
+from wasm_sandbox import GuestRefusedError
 
 REPORT = Path(hostile.__file__)
 COMPILING = {"refused (compile-time), True", "refused (compile-memory), True"}
@@ -85,3 +94,46 @@ def test_a_hostile_guest_has_one_ending_with_a_short_text(name: str, report: dic
 def test_no_process_used_more_than_twice_the_memory_it_may(report: dict[str, Any]) -> None:
     assert report["peak"]["compiler"] <= 2 * hostile.LIMITS.compile_bytes
     assert report["peak"]["own"] <= 2 * hostile.LIMITS.compile_bytes
+
+
+def test_a_compile_bomb_in_a_guests_process_is_killed_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOAD_MS", 700)
+    with pytest.raises(GuestRefusedError) as error:
+        process.GuestProcess(
+            hostile.GUESTS["nested ifs"](),
+            policy=POLICY_BYTES,
+            schema=small_dataset().schema,
+            dataset=None,
+        )
+    assert error.value.rule == "compile"
+
+
+def test_an_interrupt_ends_a_guests_process_and_never_reaches_a_host_function() -> None:
+    state = kernel.initial(POLICY, rows_class=small_dataset().schema.rows_class, spent={})
+    monitor = Monitor(POLICY, state)
+    calling = "(loop $again (drop (call $log (i32.const 0) (i32.const 0))) (br $again))"
+    with process.GuestProcess(
+        guest(configure=calling), policy=POLICY_BYTES, schema=small_dataset().schema, dataset=None
+    ) as started:
+        interrupt = threading.Timer(0.1, started._child.send_signal, [signal.SIGINT])
+        interrupt.start()
+        report = started.run("configure", monitor, seed=bytes(8), deadline_ms=20_000)
+        interrupt.join()
+        assert started._child.wait(5) == -signal.SIGINT
+    assert not report.ok
+
+
+def test_memory_is_limited_while_hostile_input_is_compiled_and_not_after() -> None:
+    code = """
+from wasm_sandbox import limited_memory
+with limited_memory(64 << 20):
+    kept = bytearray(48 << 20)
+    try:
+        bytearray(48 << 20)
+        print("not limited")
+    except MemoryError:
+        print("limited")
+print(len(bytearray(256 << 20)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout.split() == [b"limited", str(256 << 20).encode()]
