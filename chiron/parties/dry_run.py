@@ -16,7 +16,8 @@ from chiron.guest_api.process import GuestProcess
 from chiron.parties.errors import PartyError
 from chiron.policy import kernel
 from chiron.policy.loader import parse_policy
-from chiron.training.create import admit_network, run_configure
+from chiron.training.create import admit_network, run_configure, transforms_of
+from chiron.training.transformed import transformed
 from chiron.training.worker import Batches
 from wasm_sandbox import GuestRefusedError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from chiron.policy.header import Header
 
 SEED_BYTES = 8
+DEADLINE_MS = 60_000  # of one transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +99,25 @@ def _create(
     if not report.ok:
         raise PartyError(report.explain("create"))
     network = admit_network(monitor, header, dataset.schema)
+    transforms = transforms_of(monitor, guest, process.exports)
+    monitor.finish_phase()
     engine = StockEngine(network.admitted, batch=header.batch, threads=1)
     engine.parameters[:] = network.admitted.initial
-    batches = Batches(dataset, header, seed=seed, index=0)
     losses, began = [], time.monotonic()
-    for step in range(steps):
-        losses.append(engine.run(*batches(step)))
-        # plain descent: a trial of the network, not of the plan
-        np.subtract(engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters)
+    with transformed(
+        Batches(dataset, header, seed=seed, index=0),
+        transforms,
+        policy=policy_bytes,
+        schema=dataset.schema,
+        state=monitor.state,
+        deadline_ms=DEADLINE_MS,
+    ) as batches:
+        for step in range(steps):
+            losses.append(engine.run(*batches(step)))
+            # plain descent: a trial of the network, not of the plan
+            np.subtract(
+                engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters
+            )
     step_ms = 1000 * (time.monotonic() - began) / max(steps, 1)
     log, fuel = so_far
     return DryRun(

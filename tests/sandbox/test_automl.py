@@ -68,11 +68,11 @@ def synthetic(shape: tuple[int, ...], rows: int, *, common: int = 1, noise: floa
 
 def created(dataset: Dataset, seed: int = 7) -> tuple[Network, Header, int]:
     """Run both exports; return the admitted network, the header and the fuel of `create`."""
-    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=dataset.schema.rows_class))
+    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=dataset.schema.rows_class, spent={}))
     raw = seed.to_bytes(8, "little")
     assert run_configure(POLICY_BYTES, built(), dataset.schema, monitor=monitor, seed=raw).ok
     monitor.finish_phase()
-    header = monitor.state.header
+    header = monitor.header
     assert header is not None
     monitor.finish_phase()
     encoded = encode_dataset(dataset)
