@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chiron.graph import GraphError, StockEngine
-from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.dataset import as_float, encode_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.process import GuestProcess
+from chiron.guest_api.transforms import INPUT, OUTPUT, Transformer
 from chiron.parties.errors import PartyError
 from chiron.policy import kernel
 from chiron.policy.loader import parse_policy
@@ -24,6 +25,7 @@ from wasm_sandbox import GuestRefusedError
 if TYPE_CHECKING:
     from chiron.guest_api.dataset import Dataset
     from chiron.guest_api.plan import Plan
+    from chiron.guest_api.transforms import Transforms
     from chiron.policy.header import Header
 
 SEED_BYTES = 8
@@ -119,8 +121,20 @@ def _create(
                 engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters
             )
     step_ms = 1000 * (time.monotonic() - began) / max(steps, 1)
+    if transforms is not None:
+        _try_query(
+            transforms, dataset, policy_bytes=policy_bytes, state=replace(monitor.state, phase="Serve")
+        )
     log, fuel = so_far
     return DryRun(
         header, network.plan, network.admitted.parameter_count, log, fuel, report.fuel, create_ms, step_ms,
         tuple(losses),
     )  # fmt: skip
+
+
+def _try_query(transforms: Transforms, dataset: Dataset, *, policy_bytes: bytes, state: kernel.State) -> None:
+    """Put a row and even scores through the transforms as a query would; TransformError says what fails."""
+    even = np.full((1, dataset.schema.classes), 1 / dataset.schema.classes, dtype=np.float32)
+    with Transformer(transforms, policy=policy_bytes, schema=dataset.schema) as transformer:
+        for export, rows in ((INPUT, as_float(dataset.rows[:1])), (OUTPUT, even)):
+            transformer.apply(export, rows, state=state, deadline_ms=DEADLINE_MS)
