@@ -52,7 +52,7 @@ ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
 class Flow:
     """What one run of a transform is given: its rows (float32, little-endian), and the notes of `create`."""
 
-    rows: bytes
+    rows: memoryview
     row_bytes: int
     notes: bytes
     taken: int = 0
@@ -201,7 +201,7 @@ class HostCalls:
         )
 
 
-def _give(memory: GuestMemory, pointer: int, capacity: int, data: bytes) -> int:
+def _give(memory: GuestMemory, pointer: int, capacity: int, data: bytes | memoryview) -> int:
     if len(data) > capacity:
         return NO_ROOM
     memory.write(pointer, data)

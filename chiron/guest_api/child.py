@@ -18,7 +18,7 @@ from chiron.guest_api.dataset import Schema, decode_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.limits import load_guest
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
-from chiron.guest_api.wire import read_message, write_message
+from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
 from chiron.policy.loader import parse_policy
 from wasm_sandbox import Ending, Guest, GuestRefusedError
 
@@ -42,13 +42,14 @@ def main() -> None:
     with guest:
         write_message(outbox, {"ready": True, "exports": sorted(guest.info.exports)})
         request = read_message(inbox)
-        if "rows" in request:
+        if "row_bytes" in request:
             _serve_transforms(guest, policy, schema, loaded["notes"], request)
             return
         threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
         monitor = Monitor(policy, state_from_dict(request["state"]))
         calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
-        write_message(outbox, _run(guest, monitor, calls, export=request["export"]))
+        answer = _run(guest, monitor, calls, export=request["export"])
+        write_message(outbox, answer | {"state": state_to_dict(monitor.state)})
 
 
 def _serve_transforms(
@@ -57,14 +58,15 @@ def _serve_transforms(
     """Answer this request and all that follow, until the enclave closes its end."""
     while True:
         monitor = Monitor(policy, state_from_dict(request["state"]))
-        flow = Flow(request["rows"], request["row_bytes"], notes)
+        flow = Flow(memoryview(read_rows(sys.stdin.buffer)), request["row_bytes"], notes)
         calls = HostCalls(monitor, schema=schema, seed=request["seed"], flow=flow)
         clock = threading.Timer(request["deadline_ms"] / 1000, guest.interrupt)
         clock.start()
         answer = _run(guest, monitor, calls, export=request["export"])
         clock.cancel()
         clock.join()  # an interrupt that comes late must not end the next run
-        write_message(sys.stdout.buffer, answer | {"given": monitor.written("transformed")})
+        write_message(sys.stdout.buffer, answer)
+        write_rows(sys.stdout.buffer, memoryview(monitor.written("transformed")))
         try:
             request = read_message(sys.stdin.buffer)
         except GuestApiError:
@@ -82,7 +84,6 @@ def _run(guest: Guest, monitor: Monitor, calls: HostCalls, *, export: str) -> di
     if outcome.ending is not Ending.RETURNED or outcome.value != 0:
         monitor.fault()
     return {
-        "state": state_to_dict(monitor.state),
         "ending": outcome.ending.value,
         "value": outcome.value,
         "fuel": outcome.fuel_used,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import state_from_dict, state_to_dict
-from chiron.guest_api.wire import read_message, write_message
+from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
 from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
@@ -121,7 +121,14 @@ class GuestProcess:
         return GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
 
     def transform(
-        self, export: str, rows: bytes, *, row_bytes: int, state: kernel.State, seed: bytes, deadline_ms: int
+        self,
+        export: str,
+        rows: memoryview,
+        *,
+        row_bytes: int,
+        state: kernel.State,
+        seed: bytes,
+        deadline_ms: int,
     ) -> tuple[GuestReport, bytes]:
         """Run a transform in a fresh instance; return how it ended and what it gave.
 
@@ -136,14 +143,14 @@ class GuestProcess:
                     "export": export,
                     "state": state_to_dict(state),
                     "seed": seed,
-                    "rows": rows,
                     "row_bytes": row_bytes,
                     "deadline_ms": deadline_ms,
-                }
+                },
+                rows,
             )
-            answer = self._receive()
+            answer, given = self._receive(), self._receive_rows()
         report = GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
-        return report, answer["given"]
+        return report, given
 
     def close(self) -> None:
         """End the child, by its own id, and close the pipes."""
@@ -169,11 +176,13 @@ class GuestProcess:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], rows: memoryview | None = None) -> None:
         if self._child.stdin is None:  # pragma: no branch  Popen was given a pipe
             raise GuestApiError("the guest's process has no standard input")
         try:
             write_message(self._child.stdin, message)
+            if rows is not None:
+                write_rows(self._child.stdin, rows)
         except BrokenPipeError as error:
             raise GuestApiError("the guest's process ended before it answered") from error
 
@@ -181,3 +190,8 @@ class GuestProcess:
         if self._child.stdout is None:
             raise GuestApiError("the guest's process has no standard output")
         return read_message(self._child.stdout)
+
+    def _receive_rows(self) -> bytes:
+        if self._child.stdout is None:
+            raise GuestApiError("the guest's process has no standard output")
+        return read_rows(self._child.stdout)

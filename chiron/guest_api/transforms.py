@@ -146,7 +146,12 @@ class Transformer:
         raw = np.ascontiguousarray(rows, dtype="<f4")
         try:
             report, given = process.transform(
-                export, raw.tobytes(), row_bytes=raw[0].nbytes, state=state, seed=seed, deadline_ms=left_ms
+                export,
+                raw.data.cast("B"),
+                row_bytes=raw[0].nbytes,
+                state=state,
+                seed=seed,
+                deadline_ms=left_ms,
             )
         except GuestApiError as error:
             process.close()
