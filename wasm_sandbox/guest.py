@@ -70,6 +70,10 @@ class Guest:
         calls = [(name, self._handler(name, imports)) for name in self._order]
         return execution.run(self._binding, calls, export=export, limits=self.rules.limits)
 
+    def interrupt(self) -> None:
+        """End every run that is going on: each traps where its next function or turn of a loop begins."""
+        self._engine.increment_epoch()
+
     def machine_code(self) -> bytes:
         """Return what was compiled, in wasmtime's own form; `wasm_sandbox.image` authenticates it."""
         return bytes(self._module.serialize())

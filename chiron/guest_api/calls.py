@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,18 +40,41 @@ CALL_PARAMETERS: Mapping[str, int] = {
     "targets": 4,
     "graph": 2,
     "plan": 2,
+    "keep": 2,
+    "kept": 2,
+    "take": 2,
+    "give": 2,
 }
 ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
 
 
-class HostCalls:
-    """The host's end of one run of a guest."""
+@dataclass(slots=True)
+class Flow:
+    """What one run of a transform is given: its rows (float32, little-endian), and the notes of `create`."""
 
-    def __init__(self, monitor: Monitor, *, schema: Schema, seed: bytes, dataset: Dataset | None) -> None:
+    rows: memoryview
+    row_bytes: int
+    notes: bytes
+    taken: int = 0
+
+
+class HostCalls:
+    """The host's end of one run of a guest. `flow` is for a transform, `dataset` for `create`."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        *,
+        schema: Schema,
+        seed: bytes,
+        dataset: Dataset | None = None,
+        flow: Flow | None = None,
+    ) -> None:
         self._monitor = monitor
         self._schema = schema
         self._seed = seed
         self._dataset = dataset
+        self._flow = flow
         self._drawn = 0
 
     def imports(self) -> dict[str, HostCall]:
@@ -65,6 +89,10 @@ class HostCalls:
             "targets": self._targets,
             "graph": self._graph,
             "plan": self._plan,
+            "keep": self._keep,
+            "kept": self._kept,
+            "take": self._take,
+            "give": self._give,
         }
         return {name: HostCall(CALL_PARAMETERS[name], handler) for name, handler in handlers.items()}
 
@@ -116,6 +144,32 @@ class HostCalls:
     def _plan(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
         return self._emit("plan", memory, arguments)
 
+    def _keep(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+        return self._emit("keep", memory, arguments)
+
+    def _give(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+        return self._emit("give", memory, arguments)
+
+    def _kept(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+        flow = self._granted_flow("kept")
+        pointer, capacity = arguments
+        return _give(memory, pointer, capacity, flow.notes)
+
+    def _take(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+        flow = self._granted_flow("take")
+        pointer, capacity = arguments
+        whole = flow.rows[flow.taken : flow.taken + capacity // flow.row_bytes * flow.row_bytes]
+        if not whole and flow.taken < len(flow.rows):
+            return NO_ROOM
+        flow.taken += len(whole)
+        return _give(memory, pointer, capacity, whole)
+
+    def _granted_flow(self, name: str) -> Flow:
+        self._granted(name)
+        if self._flow is None:
+            raise StopGuest(f"host call {name!r} has no rows in this run")
+        return self._flow
+
     def _emit(self, name: str, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
         pointer, size = arguments
         self._granted(name, bytes(memory.read(pointer, size)))
@@ -147,7 +201,7 @@ class HostCalls:
         )
 
 
-def _give(memory: GuestMemory, pointer: int, capacity: int, data: bytes) -> int:
+def _give(memory: GuestMemory, pointer: int, capacity: int, data: bytes | memoryview) -> int:
     if len(data) > capacity:
         return NO_ROOM
     memory.write(pointer, data)

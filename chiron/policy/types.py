@@ -122,9 +122,10 @@ class GuestLimits:
 
 @dataclass(frozen=True, slots=True)
 class ServingRules:
-    """How answers leave: on a grid of `grid_ms` and in bodies of `answer_bytes`."""
+    """How answers leave: on a grid, in bodies of one size, after transforms of `transform_ms` each."""
 
     grid_ms: int
+    transform_ms: int
     answer_bytes: int
 
 

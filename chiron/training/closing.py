@@ -39,7 +39,7 @@ class Closing:
     succeeded: bool
 
 
-def close_job(
+def close_job(  # noqa: PLR0913  what a receipt states comes from all over the job
     node: Node,
     cell: Cell,
     offer: Offer,
@@ -49,6 +49,7 @@ def close_job(
     approvals: dict[str, bytes],
     charged: Mapping[str, int],
     publish_at: float,
+    room: int = 8,
 ) -> Closing:
     """Seal, wait for the publishing time, release, sign, hand over. Files are complete before it is told.
 
@@ -61,10 +62,13 @@ def close_job(
         approvals: each party's signature by its key in hexadecimal.
         charged: what the job was charged to its data set's ledger, in bits for each observer.
         publish_at: monotonic time in seconds before which nothing is written or released.
+        room: bytes that the sealed model has for the guest's transforms.
     """
     time.sleep(max(0.0, publish_at - time.monotonic()))
     if result.model is not None:
-        blob = seal_model(result.model, key=model_key(node, offer.job), job=offer.job, header=offer.header)
+        blob = seal_model(
+            result.model, key=model_key(node, offer.job), job=offer.job, header=offer.header, room=room
+        )
         write_atomically(stored(cell, offer.job, "model"), blob)
     quantised = quantise(result, epochs=offer.header.epochs)
     events = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chiron.graph import AdmittedGraph, GraphError, GraphLimits, TensorSpec, admit
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.plan import Plan, parse_plan
 from chiron.guest_api.process import GuestProcess, GuestReport
+from chiron.guest_api.transforms import EXPORTS, Transforms
 from chiron.policy import kernel
 from chiron.training.sealed import graph_message_bytes
 from wasm_sandbox import GuestRefusedError
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What a guest created, admitted: the graph as it came (for the workers to admit again) and the plan."""
+    """What a guest created, admitted; `graph` is as it came, for the workers to admit again."""
 
     graph: bytes
     admitted: AdmittedGraph
     plan: Plan
+    transforms: Transforms | None = None
 
 
 def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
@@ -80,10 +82,18 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
         _sleep_until(half_at)  # the host sees processes end: this one ends at half slot whatever it did
     try:
         network = admit_network(monitor, header, inputs.schema) if report.ok else None
+        if network is not None:
+            network = replace(network, transforms=transforms_of(monitor, inputs.guest, process.exports))
     except (GraphError, GuestApiError):
         network = None  # deferred: it shows as the outcome at the end of the whole schedule, and in a dry run
     _sleep_until(half_at + header.create_ms / 2000)  # TRAIN-4: not before the slot's end
     return network
+
+
+def transforms_of(monitor: Monitor, guest: bytes, exports: frozenset[str]) -> Transforms | None:
+    """Return the guest's transforms with what `create` kept for them, or None where it exports none."""
+    named = tuple(name for name in EXPORTS if name in exports)
+    return Transforms(guest, monitor.written("notes"), named) if named else None
 
 
 def _sleep_until(deadline: float) -> None:

@@ -205,7 +205,7 @@ def test_the_child_runs_one_export_and_ends_with_its_parent(monkeypatch: pytest.
     pipes = Pipes(monkeypatch, loaded(guest()), {"export": "create", "state": state, "seed": SEED})
     child.main()
     ready, answer = pipes.answers()
-    assert ready == {"ready": True}
+    assert ready == {"ready": True, "exports": ["configure", "create"]}
     assert (answer["ending"], answer["value"]) == ("returned", 0)
     assert not ended.is_set()
     pipes._feed.close()

@@ -34,6 +34,7 @@ from chiron.guest_api.dataset import as_float, encode_dataset, make_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.plan import OPTIMISERS, PLAN, SCHEDULES, Plan, parse_plan
+from chiron.guest_api.transforms import Transforms
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
 from chiron.policy.loader import spec_folder
@@ -63,7 +64,9 @@ if TYPE_CHECKING:
 JOB = JobId("0" * 32)
 HEADER = Header(1, 16, 1, 4096, 5, 1000)
 KEY = bytes(32)
+ROOM = 4096  # for transforms
 DATASET = small_dataset()
+STATE = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={})
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PARTY = PartyKey(SIGNER.public_key().public_bytes_raw())
 
@@ -405,17 +408,20 @@ def test_a_worker_refuses_another_data_set_than_the_approved_one(tmp_path: Path)
 def test_a_lead_learns_that_the_exchange_was_lost() -> None:
     channel = ScriptedChannel(Role.SERVER, {"lost": "worker 0"})
     with pytest.raises(TrainingError, match="the exchange ended early: worker 0"):
-        train(Team(channel.as_channel, ()), offer(), None)
+        train(Team(channel.as_channel, ()), offer(), None, transforms_bytes=ROOM, state=STATE)
 
 
 def test_the_messages_that_start_training_have_one_size_with_and_without_a_network() -> None:
     sizes = []
-    for net in (network(), None):
+    transforms = Transforms(bytes(500), b"notes", ("augment",))
+    for net in (network(), dataclasses.replace(network(), transforms=transforms), None):
         helper, lost = ScriptedChannel(Role.WORKER), ScriptedChannel(Role.SERVER, {"lost": ""})
         with pytest.raises(TrainingError):
-            train(Team(lost.as_channel, (helper.as_channel,)), offer(), net)
+            train(
+                Team(lost.as_channel, (helper.as_channel,)), offer(), net, transforms_bytes=ROOM, state=STATE
+            )
         sizes.append([len(raw) for raw in (*helper.sent, *lost.sent)])
-    assert sizes[0] == sizes[1]
+    assert sizes[0] == sizes[1] == sizes[2]
 
 
 # The lead's door
