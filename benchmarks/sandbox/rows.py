@@ -19,7 +19,7 @@ from wasm_sandbox import (
     Ending,
     Guest,
     GuestMemory,
-    HostCall,  # noqa: TID251 - the sandbox alone is measured, on public numbers
+    HostCall,
     Limits,
     Profile,
     Rules,
