@@ -52,15 +52,16 @@ def handle(node: Node, channel: Channel) -> None:
         send_map(channel, {"ready": True})
         graph = unpad(channel.recv_exactly(graph_message_bytes(offer.header)))
         transforms, state = unpack_transforms(channel.recv_exactly(request["transforms_bytes"]))
-        batches = transformed(
-            Batches(dataset, offer.header, seed=offer.seed, index=index),
+        batches = Batches(dataset, offer.header, seed=offer.seed, index=index)
+        through_guest = transformed(
+            batches,
             transforms,
             policy=node.policy_bytes,
             schema=offer.schema,
             state=state,
             deadline_ms=schedule_of(offer).slots * offer.header.slot_ms,
         )
-        with batches as prepared:
+        with through_guest as prepared:
             _exchange(server, offer, index=index, compute=GradientOfBatch(graph, offer, prepared))
 
 
