@@ -29,7 +29,7 @@ lint: $(STAMP) ## ruff, all rules
 	$(BIN)/ruff format --check .
 
 types: $(STAMP) ## mypy, strict
-	$(BIN)/mypy chiron wasm_sandbox enclave paramserver tests spec/prover
+	$(BIN)/mypy chiron wasm_sandbox enclave paramserver benchmarks tests spec/prover
 
 imports: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from wasm_sandbox.errors import GuestAddressError, OutputLimitError
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
     from numpy.typing import NDArray
 
 
@@ -39,13 +39,24 @@ class GuestMemory:
             GuestAddressError: the range does not lie inside the memory.
             OutputLimitError: the run's total would exceed the limit on output.
         """
-        self._check(pointer, length)
-        if length > self._output_left:
-            raise OutputLimitError(
-                f"the guest handed out more than {self._output_bytes} bytes: emit less or raise output_bytes"
-            )
-        self._output_left -= length
+        self._take(pointer, length)
         return bytes(self._view[pointer : pointer + length])
+
+    def read_into(self, pointer: int, target: WriteableBuffer | NDArray[Any]) -> None:
+        """Copy bytes out of the guest into a buffer that is there already, which spares a second copy.
+
+        Args:
+            pointer: address of the first byte.
+            target: anything with a writable C-contiguous buffer; its size is the number of bytes.
+
+        Raises:
+            GuestAddressError: the range does not lie inside the memory.
+            OutputLimitError: the run's total would exceed the limit on output.
+        """
+        into = memoryview(cast("WriteableBuffer", target))
+        self._take(pointer, into.nbytes)
+        if into.nbytes:
+            into.cast("B")[:] = self._view[pointer : pointer + into.nbytes]
 
     def write(self, pointer: int, data: ReadableBuffer | NDArray[Any]) -> None:
         """Copy bytes, or a C-contiguous array's bytes, into the guest.
@@ -69,6 +80,14 @@ class GuestMemory:
     def close(self) -> None:
         """Let go of the memory; any later access raises ValueError."""
         self._view.release()
+
+    def _take(self, pointer: int, length: int) -> None:
+        self._check(pointer, length)
+        if length > self._output_left:
+            raise OutputLimitError(
+                f"the guest handed out more than {self._output_bytes} bytes: emit less or raise output_bytes"
+            )
+        self._output_left -= length
 
     def _check(self, pointer: int, length: int) -> None:
         if pointer < 0 or length < 0 or pointer + length > len(self._view):

@@ -7,17 +7,20 @@ It is part of the enclave; it opens no file or socket, and its pipes are the onl
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from typing import Any, BinaryIO
 
 from chiron.guest_api.calls import HostCalls
-from chiron.guest_api.dataset import Dataset, Schema, decode_dataset
-from chiron.guest_api.limits import inspect_guest, sandbox_limits
+from chiron.guest_api.dataset import Schema, decode_dataset
+from chiron.guest_api.limits import load_guest
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, write_message
 from chiron.policy.loader import parse_policy
-from wasm_sandbox import Ending, GuestRefusedError, run
+from wasm_sandbox import Ending, Guest, GuestRefusedError, limited_memory
+
+COMPILER_BYTES = 1 << 30  # beyond what the process holds already; a compiler that needs more ends the process
 
 
 def main() -> None:
@@ -27,15 +30,20 @@ def main() -> None:
     schema = Schema.from_dict(loaded["schema"])
     plaintext = loaded["dataset"]
     dataset = None if plaintext is None else decode_dataset(plaintext, schema)
+    policy = parse_policy(loaded["policy"])
     try:
-        inspect_guest(parse_policy(loaded["policy"]), loaded["guest"])
+        with limited_memory(COMPILER_BYTES):
+            guest = load_guest(policy, loaded["guest"])
     except GuestRefusedError as error:
         write_message(outbox, {"refused": error.reason, "rule": error.rule})
         return
-    write_message(outbox, {"ready": True})
-    request = read_message(inbox)
-    threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
-    write_message(outbox, _run(loaded, schema, dataset, request))
+    with guest:
+        write_message(outbox, {"ready": True})
+        request = read_message(inbox)
+        threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
+        monitor = Monitor(policy, state_from_dict(request["state"]))
+        calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
+        write_message(outbox, _run(guest, monitor, calls, export=request["export"]))
 
 
 def _end_with_parent(inbox: BinaryIO) -> None:
@@ -44,14 +52,8 @@ def _end_with_parent(inbox: BinaryIO) -> None:
     os._exit(1)
 
 
-def _run(
-    loaded: dict[str, Any], schema: Schema, dataset: Dataset | None, request: dict[str, Any]
-) -> dict[str, Any]:
-    policy = parse_policy(loaded["policy"])
-    monitor = Monitor(policy, state_from_dict(request["state"]))
-    calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
-    limits = sandbox_limits(policy)
-    outcome = run(loaded["guest"], export=request["export"], imports=calls.imports(), limits=limits)
+def _run(guest: Guest, monitor: Monitor, calls: HostCalls, *, export: str) -> dict[str, Any]:
+    outcome = guest.run(export, imports=calls.imports())
     if outcome.ending is not Ending.RETURNED or outcome.value != 0:
         monitor.fault()
     return {
@@ -64,4 +66,7 @@ def _run(
 
 
 if __name__ == "__main__":
+    # Python could raise KeyboardInterrupt where a host function begins, which nothing can catch: wasmtime
+    # would then take what the stack held for a pointer. Ctrl-C ends this process instead.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

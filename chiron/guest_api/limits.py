@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chiron.guest_api.calls import CALL_PARAMETERS
-from wasm_sandbox import Limits, inspect
+from wasm_sandbox import Guest, Limits, Rules, load
 
 if TYPE_CHECKING:
     from chiron.policy.types import Policy
@@ -23,7 +23,17 @@ def sandbox_limits(policy: Policy) -> Limits:
         stack_bytes=limits.stack_bytes,
         module_bytes=limits.module_bytes,
         output_bytes=limits.memory_bytes,
+        host_calls=limits.host_calls,
     )
+
+
+def load_guest(policy: Policy, guest: bytes) -> Guest:
+    """Check and compile a guest, which takes as long as the guest makes it: only where it can be killed.
+
+    Raises:
+        GuestRefusedError: names the rule and the remedy; for the operator alone.
+    """
+    return load(guest, Rules(CALL_PARAMETERS, sandbox_limits(policy), EXPORTS))
 
 
 def inspect_guest(policy: Policy, guest: bytes) -> None:
@@ -35,4 +45,4 @@ def inspect_guest(policy: Policy, guest: bytes) -> None:
     Raises:
         GuestRefusedError: names the rule and the remedy; for the operator alone.
     """
-    inspect(guest, granted=CALL_PARAMETERS, limits=sandbox_limits(policy), exports=EXPORTS)
+    load_guest(policy, guest).close()

@@ -58,7 +58,8 @@ class GuestProcess:
         """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
 
         Raises:
-            GuestRefusedError: the guest is refused, or takes too long to compile; for the operator alone.
+            GuestRefusedError: the guest is refused, or takes too much time or memory to compile; for the
+                operator alone.
             GuestApiError: the child died.
         """
         command = [sys.executable, "-m", "chiron.guest_api.child"]
@@ -72,8 +73,9 @@ class GuestProcess:
         )
         try:
             with self._killed_after(LOAD_MS):
-                self._send({"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset})
-                answer = self._receive()
+                answer = self._load(
+                    {"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset}
+                )
         except BaseException:
             self.close()
             raise
@@ -127,6 +129,19 @@ class GuestProcess:
             write_message(self._child.stdin, message)
         except BrokenPipeError as error:
             raise GuestApiError("the guest's process ended before it answered") from error
+
+    def _load(self, message: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self._send(message)
+            return self._receive()
+        except GuestApiError as error:
+            if self._child.wait() >= 0:  # it ended by itself, which is not the guest's doing
+                raise
+            raise GuestRefusedError(
+                "compiling it takes more time or memory than it may, or crashes the compiler: make its "
+                "functions smaller",
+                rule="compile",
+            ) from error
 
     def _receive(self) -> dict[str, Any]:
         if self._child.stdout is None:

@@ -218,7 +218,7 @@ def _advance(policy: Policy, state: State) -> tuple[State, tuple[Event, ...]]:
     if phase.charge:
         bits = data_set_bits(policy, header=state.header, rows_class=state.rows_class)
         spent = {observer: state.spent.get(observer, 0) + cost for observer, cost in bits.items()}
-        if any(total > policy.ledger_cap_bits[observer] for observer, total in spent.items()):  # NI-9
+        if any(total > policy.ledger_cap_bits[observer] for observer, total in spent.items()):
             return _ended(state), (Stopped(StopReason.LEDGER_SPENT),)
         state, events = replace(state, spent=spent), (Charged(bits),)
     following = replace(state, phase=phase.next, ticks_left=_ticks(policy, state, phase.next), sinks={})

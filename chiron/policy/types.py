@@ -115,6 +115,7 @@ class GuestLimits:
     table_elements: int
     stack_bytes: int
     module_bytes: int
+    host_calls: int
     configure_ms: int
     compile_ms: int
 

@@ -39,7 +39,7 @@ def drift(policy: Policy) -> list[str]:
     Raises:
         OSError: there is no lock file.
     """
-    locked = (spec_folder() / "labels.lock").read_text().splitlines()
+    locked = (spec_folder() / "labels.lock").read_text().splitlines()  # NI-8
     now = locked_lines(policy)
     gone = [f"labels.lock has {line!r}, the policy does not: {REMEDY}" for line in locked if line not in now]
     new = [f"the policy has {line!r}, labels.lock does not: {REMEDY}" for line in now if line not in locked]

@@ -25,7 +25,7 @@ def prove(policy: Policy, *, first_only: bool = False) -> Proof:
 
     With `first_only` it stops at the first that fails.
     """
-    proof = Proof(policy, first_only)
+    proof = Proof(policy, first_only)  # NI-7
     with symbolic_ticks(), suppress(RefutedError):
         _discharge(proof)
     return proof

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prover.symbolic import Term
     from prover.world import Named
 
-TIMEOUT_MS = 2000
+TIMEOUT_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class _Exploration:
 def explore(assuming: Sequence[Term], run: Callable[[], Result]) -> list[Path[Result]]:
     """Return every path of `run` that the assumptions allow. A branch the solver cannot decide is taken."""
     solver = z3.Solver()
-    solver.set("timeout", 2000)
+    solver.set("timeout", 300)
     solver.add(*assuming)
     paths, open_paths = [], [list[bool]()]
     while open_paths:

@@ -3,7 +3,7 @@
 import pytest
 import wasmtime
 
-from wasm_sandbox import engine
+from wasm_sandbox import Profile, engine
 
 WANTED: dict[str, bool | int] = {
     **dict.fromkeys(["consume_fuel", "epoch_interruption", "cranelift_nan_canonicalization"], True),
@@ -32,26 +32,37 @@ WANTED: dict[str, bool | int] = {
     **dict.fromkeys(["memory_reservation", "memory_guard_size", "memory_reservation_for_growth"], 0),
     "max_wasm_stack": 65_536,
 }
+OF_DEFAULT = {"signals_based_traps": True, "memory_reservation": 4 << 30, "memory_guard_size": 32 << 20}
 
 
 class RecordingConfig:
     """Stands in for wasmtime's Config, whose settings cannot be read back."""
 
 
-def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def settings(monkeypatch: pytest.MonkeyPatch, **profile: Profile) -> dict[str, object]:
     made: list[RecordingConfig] = []
     monkeypatch.setattr(engine, "Config", RecordingConfig)
     monkeypatch.setattr(engine, "Engine", made.append)
-    engine.make_engine(stack_bytes=65_536)
+    engine.make_engine(stack_bytes=65_536, **profile)
     return vars(made[0])
 
 
-def test_every_setting_of_the_design_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settings(monkeypatch)
+@pytest.mark.parametrize("profile", [{}, {"profile": Profile.ENCLAVE}])
+def test_every_setting_of_the_design_is_made(
+    profile: dict[str, Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = settings(monkeypatch, **profile)
     assert {name: found.get(name) for name in WANTED} == WANTED
 
 
-def test_every_setting_exists_in_wasmtime(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_profile_differs_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(monkeypatch, profile=Profile.DEFAULT)
+    wanted = WANTED | OF_DEFAULT
+    assert {name: found.get(name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_every_setting_exists_in_wasmtime(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     # Setting an attribute that Config does not have would do nothing and say nothing.
-    for name in settings(monkeypatch):
+    for name in settings(monkeypatch, profile=profile):
         assert isinstance(getattr(wasmtime.Config, name, None), property), name

@@ -31,6 +31,19 @@ def test_a_read_gives_exactly_the_range_or_nothing(pointer: int, length: int) ->
             memory.read(pointer, length)
 
 
+@given(pointer=numbers, length=st.integers(0, SIZE + 2))
+def test_a_read_into_a_buffer_fills_it_or_changes_nothing(pointer: int, length: int) -> None:
+    content, memory = make()
+    target = np.zeros(length, np.uint8)
+    if pointer >= 0 and pointer + length <= SIZE:
+        memory.read_into(pointer, target)
+        assert target.tobytes() == content[pointer:][:length]
+    else:
+        with pytest.raises(GuestAddressError, match="256 bytes"):
+            memory.read_into(pointer, target)
+        assert not target.any()
+
+
 @given(pointer=numbers, data=st.binary(max_size=SIZE + 2))
 def test_a_write_changes_exactly_the_range_or_nothing(pointer: int, data: bytes) -> None:
     content, memory = make()
@@ -54,6 +67,16 @@ def test_reads_never_sum_to_more_than_the_output_limit(lengths: list[int], limit
                 memory.read(0, length)
         else:
             total += len(memory.read(0, length))
+
+
+def test_what_is_read_into_a_buffer_counts_as_output() -> None:
+    _, memory = make(output_bytes=10)
+    memory.read_into(0, bytearray(8))
+    target = bytearray(3)
+    with pytest.raises(OutputLimitError):
+        memory.read_into(0, target)
+    assert target == bytes(3)
+    memory.read_into(0, bytearray(2))
 
 
 def test_an_array_of_any_shape_is_written_as_its_bytes() -> None:

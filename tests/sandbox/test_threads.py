@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import wasmtime
 from wasmtime import wat2wasm
 
@@ -40,6 +41,7 @@ def outcome_of(thread: int, gate: threading.Barrier) -> list[Outcome]:
     return [run(GUEST, export="go", imports=imports, limits=LIMITS) for _ in range(ROUNDS)]
 
 
+@pytest.mark.usefixtures("every_way")
 def test_eight_threads_with_host_faults_never_mix_outcomes() -> None:
     gate = threading.Barrier(THREADS)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -1,0 +1,32 @@
+"""The process in which a guest is compiled: one request on standard input, one answer on standard output.
+
+Started as `python -m wasm_sandbox.compiler` by `wasm_sandbox.image.precompile`, which kills it when its time
+is up. It limits its own memory before it looks at the guest, and opens no file of the host and no socket.
+"""
+
+import json
+import sys
+
+from wasm_sandbox.engine import Profile
+from wasm_sandbox.errors import GuestRefusedError
+from wasm_sandbox.guest import Rules, load
+from wasm_sandbox.memory_limit import limited_memory
+from wasm_sandbox.types import Limits
+
+
+def main() -> None:
+    """Read a line of JSON and the guest; write a line of JSON, and the machine code unless it is refused."""
+    request = json.loads(sys.stdin.buffer.readline())
+    limits = Limits(**request["limits"])
+    rules = Rules(request["granted"], limits, request["exports"], Profile(request["profile"]))
+    try:
+        with limited_memory(limits.compile_bytes), load(sys.stdin.buffer.read(), rules) as loaded:
+            answer = b"null\n" + loaded.machine_code()
+    except GuestRefusedError as error:
+        answer = json.dumps({"reason": error.reason, "rule": error.rule}).encode() + b"\n"
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
