@@ -15,7 +15,7 @@ from chiron.training.agreement import (
     sign_approval,
     verify_approval,
 )
-from chiron.training.node import ROLE, SIGNER, Role
+from chiron.training.node import POLICY, ROLE, SIGNER, Role
 from chiron.training.submission import PartyKey
 from enclave import EnclaveError, Evidence, appraise
 
@@ -100,6 +100,8 @@ def verify_receipt(receipt: Receipt, home: Home) -> dict[str, Any]:
         raise PartyError("the receipt's Evidence is not a lead's: do not rely on it")
     receipt.verify(claims.statements[SIGNER])  # JOB-5
     offer = Offer.from_dict(fields["offer"])
+    if claims.statements.get(POLICY) != bytes.fromhex(offer.policy):
+        raise PartyError("the receipt names another policy than its Evidence: do not rely on it")
     for party in (offer.operator, offer.user):
         approved = fields["approvals"].get(party.hex(), "")  # a missing approval is an invalid one
         verify_approval(PartyKey(party), offer, bytes.fromhex(approved))

@@ -56,7 +56,8 @@ class StopReason(Enum):  # ERR-3
     NOT_FOR_THIS_LEAD = "a submission is encrypted to another enclave: submit it again to this deployment"
     SUBMISSION_REFUSED = "a submission breaks its own manifest or schema: submit it again"
     LEDGER_SPENT = (
-        "the data set's ledger does not hold this job's bits: declare fewer epochs, or train on other data"
+        "the data set's ledger does not hold this job's bits: train on other data, or with fewer epochs"
+        " where only the operator's bits are spent"
     )
     PLATFORM_FAULT = "the platform lost a process, a file or a connection of this job: submit it again"
 

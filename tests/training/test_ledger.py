@@ -285,7 +285,8 @@ def test_a_job_that_does_not_fit_is_refused_in_words_that_both_parties_saw_befor
     offer, end = ended(running, user)
     assert offer.ledger["left"]["operator"] < 0
     assert "does not fit and will be refused" in describe_offer(offer)
-    assert "declare fewer epochs" in describe_offer(offer)
+    assert StopReason.LEDGER_SPENT.value in describe_offer(offer)
+    assert "train on other data" in StopReason.LEDGER_SPENT.value
     assert end["reason"] == StopReason.LEDGER_SPENT.name
     assert running.lead.ledgers.spent(data_set_of(running, user)) == full
 

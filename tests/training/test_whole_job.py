@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -26,14 +27,16 @@ from chiron.parties.errors import PartyError
 from chiron.parties.platform import ask_lead
 from chiron.parties.query import QueryClient
 from chiron.parties.submit import new_job_id, submit_dataset, submit_guest
+from chiron.policy.loader import spec_folder
 from chiron.training import closing
 from chiron.training.agreement import sign_approval, sign_receipt
 from chiron.training.errors import TrainingError
 from chiron.training.lead import Lead
+from chiron.training.node import POLICY as POLICY_STATEMENT
 from chiron.training.node import Role
 from chiron.training.sealed import unseal_model
 from chiron.training.submission import JobId, Kind
-from enclave import EnclaveError
+from enclave import EnclaveError, Evidence, appraise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +148,18 @@ def test_the_receipt_states_the_offer_and_verifies_for_both_parties(sealed: Job)
         assert stated["outcome"] == "sealed"
         assert stated["simulated"] is True
         assert stated["offer"]["job"] == sealed.id
+
+
+def test_the_digest_of_the_policy_in_force_is_in_evidence_and_receipt_and_so_is_the_charge(
+    sealed: Job,
+) -> None:
+    _, stated = approval.fetch_receipt(sealed.running.platform(), sealed.user, sealed.id)
+    digest = hashlib.sha256((spec_folder() / "policy.toml").read_bytes()).hexdigest()
+    evidence = Evidence.from_bytes(stated["evidence"])
+    claims = appraise(evidence, sealed.running.reference, nonce=None, now=stated["finished_at"])
+    assert claims.statements[POLICY_STATEMENT].hex() == stated["offer"]["policy"] == digest
+    losses = HEADER[0] * 8
+    assert stated["charged"] == {"operator": 1 + 10 + losses, "user": 1 + 16000, "platform": 1}
 
 
 def test_a_receipt_is_refused_under_other_reference_values(sealed: Job, tmp_path: Path) -> None:
