@@ -42,8 +42,8 @@ def frame_is_trimmed(
     action: kernel.Action, before: kernel.State, events: tuple[kernel.Event, ...]
 ) -> tuple[kernel.Event, ...]:
     if isinstance(action, kernel.Tick) and before.phase == "Create":
-        content = before.sinks.get("graph", b"")
-        return (*events, kernel.Frame("graph", smith.POLICY.sinks["graph"].label, len(content), content))
+        content = before.sinks.get("graph", kernel.EMPTY)
+        return (*events, kernel.Frame("graph", smith.POLICY.sinks["graph"].label, content.size, content))
     return events
 
 
@@ -52,7 +52,7 @@ def frame_leaves_at_the_call(
 ) -> tuple[kernel.Event, ...]:
     if isinstance(action, kernel.Call) and action.name == "graph":
         sink = smith.POLICY.sinks["graph"]
-        return (*events, kernel.Frame("graph", sink.label, sink.capacity_bytes, b""))
+        return (*events, kernel.Frame("graph", sink.label, sink.capacity_bytes, kernel.EMPTY))
     return events
 
 

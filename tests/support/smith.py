@@ -224,7 +224,7 @@ def visible(event: kernel.Event, clearance: Label) -> object:
         return event.sink, event.size_bytes, content
     if isinstance(event, kernel.Release):
         return event.name, event.bits, event.value if event.to.flows_to(clearance) else None
-    return event.reason
+    return event.bits if isinstance(event, kernel.Charged) else event.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,18 +241,18 @@ def run_job(guest: bytes, dataset: Dataset, *, early: bool) -> Job:
 
     The trusted values of a job whose graph is refused, as all random ones are: no outcome, no accuracy.
     """
-    monitor = Watched(kernel.initial(POLICY, rows_class=dataset.schema.rows_class))
+    monitor = Watched(kernel.initial(POLICY, rows_class=dataset.schema.rows_class, spent={}))
     if early:
         _run_export(guest, "configure", monitor, None)
     else:
         monitor.call("header", encode_header(POLICY.menus, HEADER).to_bytes(8, "little"))
     monitor.finish_phase()
     inside: tuple[object, ...] = ()
-    if monitor.state.header is not None:
+    if monitor.header is not None:
         monitor.finish_phase()
         monitor.granted.clear()
         ended = _run_export(guest, "create", monitor, dataset)
-        sizes = tuple((name, len(content)) for name, content in sorted(monitor.state.sinks.items()))
+        sizes = tuple((name, content.size) for name, content in sorted(monitor.state.sinks.items()))
         inside = (ended.ending.value, ended.value, ended.fuel_used, sizes)
     granted = list(monitor.granted)
     for _ in range(200):
