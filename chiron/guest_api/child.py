@@ -66,7 +66,7 @@ def _serve_transforms(
         calls = HostCalls(monitor, schema=schema, seed=request["seed"], flow=flow)
         clock = threading.Timer(request["deadline_ms"] / 1000, guest.interrupt)
         clock.start()
-        answer = _run(guest, monitor, calls, export=request["export"])
+        answer = _run(guest, monitor, calls, export=request["export"])  # SERVE-7: a fresh instance
         clock.cancel()
         clock.join()  # an interrupt that comes late must not end the next run
         write_message(sys.stdout.buffer, answer)

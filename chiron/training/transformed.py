@@ -48,7 +48,7 @@ def transformed(
         yield Transformed(batches, transformer, state, deadline_ms=deadline_ms)
 
 
-class Transformed:
+class Transformed:  # TRAIN-9
     """Batches of rows that went through the guest: `transform_input` once, when first asked, then `augment`.
 
     The compute thread does it beside the exchange: the time it takes shows nowhere, and where a transform
