@@ -89,7 +89,7 @@ class BlackBox:
         if self.transformer is None or export not in self.transformer.exports:
             return values, False
         slot_ms, state = self.monitor.policy.serving.transform_ms, self.monitor.state
-        with self.guest_lock:  # SERVE-9: each request has the whole of its slot, whatever another's guest does
+        with self.guest_lock:  # SERVE-9: a whole slot, whatever another's guest does
             ends = time.monotonic() + slot_ms / 1000
             try:
                 return self.transformer.apply(export, values, state=state, deadline_ms=slot_ms // 2), False
