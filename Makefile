@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests prove relock mutants coq data lock clean
+.PHONY: help demo test lint types imports tests prove relock mutants coq bench-sandbox data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -54,6 +54,9 @@ coq: ## check the unwinding theorem (needs coqc: apt-get install coq)
 	@command -v coqc >/dev/null || { echo "coqc is not installed: as root, apt-get install coq (Debian)"; exit 1; }
 	cd $$(mktemp -d) && cp $(CURDIR)/spec/Unwinding.v . && coqc Unwinding.v | tee checked && \
 		grep -q "Closed under the global context" checked
+
+bench-sandbox: $(STAMP) ## time the sandbox: host calls, fresh instances, bulk data, the kernel
+	$(BIN)/python -m benchmarks.sandbox
 
 data: ## find Fashion-MNIST, or install Debian's package of it
 	@ls $(FASHION)/train-images-idx3-ubyte* >/dev/null 2>&1 || \

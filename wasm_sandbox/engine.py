@@ -69,6 +69,7 @@ def settings(*, stack_bytes: int, profile: Profile) -> dict[str, bool | int]:
         stack_bytes: native stack a guest may use.
         profile: how the engine uses its process.
     """
+    # SAND-12: nothing here changes what a guest computes
     return {**_COMMON, **_OF_PROFILE[profile], "max_wasm_stack": stack_bytes}  # SAND-4
 
 

@@ -72,7 +72,7 @@ class _Request:
         self._running.close()
 
     def _host_function(self, name: str, call: HostCall) -> Answer:
-        handler = call.handler
+        handler = call.handler  # SAND-11
 
         def host_function(arguments: tuple[int, ...]) -> int:
             # Fuel is looked at where functions and loops begin: until there a stopped guest can still call,

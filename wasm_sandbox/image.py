@@ -66,7 +66,7 @@ def precompile(guest: bytes, *, rules: Rules, key: bytes) -> bytes:
 def _compile_apart(request: bytes, limits: Limits) -> bytes:
     """Return what the compiler's process wrote, which is nothing when it died."""
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    try:
+    try:  # SAND-10
         done = subprocess.run(
             [sys.executable, "-m", "wasm_sandbox.compiler"],
             input=request,
@@ -112,7 +112,7 @@ def load_image(image: bytes, guest: bytes, *, rules: Rules, key: bytes) -> Guest
     check_binary(guest, module_bytes=rules.limits.module_bytes)
     code = image[MAC_BYTES:]
     expected = _mac(code, guest, rules=rules, key=key)
-    if not hmac.compare_digest(image[:MAC_BYTES], expected):  # before wasmtime sees a byte of it
+    if not hmac.compare_digest(image[:MAC_BYTES], expected):  # SAND-9: before wasmtime sees a byte of it
         raise GuestRefusedError(
             "the image was not made by this runtime for this guest, key and settings: compile it again",
             rule="image",

@@ -37,7 +37,10 @@ class Monitor:
 
     def call(self, name: str, payload: bytes = b"") -> bool:
         """Decide one host call; False means that the guest must end, and that nobody may notice yet."""
-        return self._step(kernel.Call(name, Content.of(payload)))[0] is kernel.Reply.GRANTED
+        return (
+            self._step(kernel.Call(name, Content.of(payload) if payload else kernel.EMPTY))[0]
+            is kernel.Reply.GRANTED
+        )
 
     def fault(self) -> None:
         """Record that the guest ended by a trap, a limit or the clock."""

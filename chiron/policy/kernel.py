@@ -158,24 +158,31 @@ def step(policy: Policy, state: State, action: Action) -> Step:
     if isinstance(action, Tick):
         return _tick(policy, state, action.trusted)
     if isinstance(action, Fault):
-        return replace(state, alive=False), Reply.DENIED, ()
+        return _denied(state)
     return _ended(state), Reply.GRANTED, (Stopped(action.reason),)
 
 
 def _call(policy: Policy, state: State, name: str, payload: Content) -> Step:
     rule = policy.calls.get(name)
-    denied = replace(state, alive=False), Reply.DENIED, ()
     if rule is None or not state.alive or state.phase not in rule.phases:  # NI-1: no authority by default
-        return denied
+        return _denied(state)
     if rule.read is not None:  # NI-2: what a guest reads, it carries
-        return replace(state, label=state.label.join(policy.sources[rule.read])), Reply.GRANTED, ()
+        source = policy.sources[rule.read]
+        if source.flows_to(state.label):
+            return state, Reply.GRANTED, ()
+        return replace(state, label=state.label.join(source)), Reply.GRANTED, ()
     if rule.write is None:
-        return denied
+        return _denied(state)
     sink = policy.sinks[rule.write]
     content = state.sinks.get(rule.write, EMPTY).joined(payload)
     if not state.label.flows_to(sink.label) or content.size > sink.capacity_bytes:  # NI-3: no write down
-        return denied
+        return _denied(state)
     return replace(state, sinks={**state.sinks, rule.write: content}), Reply.GRANTED, ()
+
+
+def _denied(state: State) -> Step:
+    """End the guest. It shows nowhere before the tick."""
+    return replace(state, alive=False), Reply.DENIED, ()
 
 
 def _tick(policy: Policy, state: State, trusted: Mapping[str, int]) -> Step:
