@@ -255,6 +255,10 @@ def test_being_alike_is_symmetric_and_transitive() -> None:
         (changed(declassifiers={"loss": replace(POLICY.declassifiers["loss"], to=PUBLIC)}), "release loss"),
         (changed(observers={"platform": OPERATOR}), "observer platform = {operator}"),
         (replace(POLICY, guest_label=PUBLIC), "guest = {}"),
+        (
+            changed(calls={"statistics": replace(POLICY.calls["statistics"], read="schema")}),
+            "call statistics reads schema",
+        ),
         (changed(ledger_cap_bits={"operator": 1 << 20}), "ledger cap operator = 1048576"),
     ],
 )
