@@ -93,6 +93,10 @@ def _silent(job: Job, after: Job, events: Sequence[Event]) -> Named:
     return {
         "nothing leaves before the tick": z3.BoolVal(events == ()),
         "the phase stays until the tick": z3.BoolVal(after.state.phase == job.state.phase),
+        "what is public stays": z3.And(
+            term_of(after.state.header) == term_of(job.state.header),
+            term_of(after.state.rows_class) == term_of(job.state.rows_class),
+        ),
         "the clock stays": term_of(after.state.ticks_left) == term_of(job.state.ticks_left),
     }
 

@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 joined_of = z3.Function("joined", z3.IntSort(), z3.IntSort(), z3.IntSort())
 number_of = z3.Function("number", z3.IntSort(), z3.IntSort())
 _active: list[_Exploration] = []
+BRANCH_STEPS = 300_000  # of the solver's own count, on which the same branches are taken every time
 
 
 def _cannot_follow(self: object, *_: object) -> NoReturn:
@@ -173,7 +174,7 @@ class _Exploration:
 def explore(assuming: Sequence[Term], run: Callable[[], Result]) -> list[Path[Result]]:
     """Return every path of `run` that the assumptions allow. A branch the solver cannot decide is taken."""
     solver = z3.Solver()
-    solver.set("timeout", 300)
+    solver.set("rlimit", BRANCH_STEPS)
     solver.add(*assuming)
     paths, open_paths = [], [list[bool]()]
     while open_paths:
