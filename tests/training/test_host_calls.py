@@ -364,3 +364,14 @@ def test_a_stopped_job_says_why_and_its_guest_is_dead() -> None:
     assert events == (kernel.Stopped(kernel.StopReason.PARTY_REFUSED),)
     with pytest.raises(StopGuest):
         run("schema", 0, 32)
+
+
+def test_a_state_that_comes_back_from_the_guests_process_moves_no_clock_budget_or_ledger() -> None:
+    begun = kernel.initial(POLICY, rows_class=64, spent={"user": 7})
+    monitor = Monitor(POLICY, begun)
+    written = {"plan": Content.of(b"plan")}
+    monitor.take_back(
+        kernel.State("Serve", 9, Label(frozenset({USER})), alive=True, rows_class=1, header=5, sinks=written)
+    )
+    label, sinks = begun.label.join(Label(frozenset({USER}))), {**begun.sinks, **written}
+    assert monitor.state == replace(begun, label=label, sinks=sinks)
