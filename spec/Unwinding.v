@@ -10,12 +10,16 @@
    visible_alike               the conjunct "whether the observer may see the guest" of `alike`.
    visible_program             a guest's next call depends on its code and on what it has read. Where the
                                observer may see the guest, "step consistency" shows that all it has read, and
-                               each reply, were equal; its code is the observer's own. Here: `next_call`.
+                               each reply, were equal; its code is the observer's own. It never held more
+                               before: "invariant", goal "the guest's label only grows". Here: `next_call`.
    step_consistent             "step consistency": calls and traps of a guest that the observer may see.
    local_respect               "local respect": calls and traps of one that it may not see.
    call_silent                 "invariant", goal "nothing leaves before the tick".
-   tick_consistent, tick_same  "tick consistency", whose hypothesis is that the declared releases are equal.
+   tick_consistent, tick_same  "tick consistency", whose hypothesis is that the declared releases to this
+                               observer are equal: those to others may not show. "declared source" shows
+                               that such a release depends on nothing but the secrets of its `from`.
 
+   Trusted values that later ticks bring are part of the state here; `alike` leaves them open.
    A trap, or running out of fuel or time, is a call here: the kernel's action Fault. The invariant, which the
    obligations "invariant" keep, is part of every state, and so is what stops a job (the action Stop), which
    does not depend on secrets: its reasons are the parties' and the platform's own doings.
@@ -33,7 +37,7 @@ Variable call : State -> Action -> State.
 Variable call_output : State -> Action -> list Output.
 Variable tick : State -> State.
 Variable tick_output : State -> list Output.
-Variable released : State -> list Release.        (* values of the declared releases at this tick *)
+Variable released : State -> list Release.        (* values of the declared releases to the observer *)
 Variable next_call : State -> option Action.      (* what the guest, any program, does next; None: it waits *)
 Variable visible : State -> Prop.                 (* the guest's label is within the observer's clearance *)
 Variable alike : State -> State -> Prop.

@@ -42,6 +42,15 @@ class Monitor:
             is kernel.Reply.GRANTED
         )
 
+    def take_back(self, reached: kernel.State) -> None:
+        """Take the state from the process that ran the guest: only what calls and a fault can change.
+
+        The clock, the budgets, the ledger and the public header stay this process's own, and a label grows.
+        """
+        label, alive = self.state.label.join(reached.label), self.state.alive and reached.alive
+        sinks = {name: reached.sinks.get(name, kernel.EMPTY) for name in self.policy.sinks}
+        self.state = replace(self.state, label=label, alive=alive, sinks=sinks)
+
     def fault(self) -> None:
         """Record that the guest ended by a trap, a limit or the clock."""
         self._step(kernel.Fault())

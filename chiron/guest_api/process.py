@@ -117,7 +117,7 @@ class GuestProcess:
         except GuestApiError:
             monitor.fault()
             return GuestReport(OUT_OF_TIME, None, 0, f"killed after {deadline_ms} ms, or out of memory")
-        monitor.state = state_from_dict(answer["state"])
+        monitor.take_back(state_from_dict(answer["state"]))
         return GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
 
     def transform(

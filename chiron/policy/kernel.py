@@ -32,7 +32,8 @@ class State:
 
     `header` is the public header as its released number, 0 before there is one. `sinks` holds what was
     written and not yet framed, `uses` counts releases. `spent` is what jobs on this data set were charged, in
-    bits for each observer: earlier ones, and this one once it was approved.
+    bits for each observer: earlier ones, and this one once it was approved. Each of the three always has each
+    name that the policy declares, so that a name's being there tells nothing.
     """
 
     phase: str
@@ -147,7 +148,16 @@ def initial(policy: Policy, *, rows_class: int, spent: Mapping[str, int]) -> Sta
         spent: bits that earlier jobs on the same data set were charged, for each observer.
     """
     first = policy.first_phase
-    state = State(first, 1, policy.guest_label, alive=True, rows_class=rows_class, spent=spent)
+    state = State(
+        first,
+        1,
+        policy.guest_label,
+        alive=True,
+        rows_class=rows_class,
+        sinks=_emptied(policy),
+        uses=dict.fromkeys(policy.declassifiers, 0),
+        spent={observer: spent.get(observer, 0) for observer in policy.observers},
+    )
     return replace(state, ticks_left=_ticks(policy, state, first))
 
 
@@ -159,7 +169,7 @@ def step(policy: Policy, state: State, action: Action) -> Step:
         return _tick(policy, state, action.trusted)
     if isinstance(action, Fault):
         return _denied(state)
-    return _ended(state), Reply.GRANTED, (Stopped(action.reason),)
+    return _ended(policy, state), Reply.GRANTED, (Stopped(action.reason),)
 
 
 def _call(policy: Policy, state: State, name: str, payload: Content) -> Step:
@@ -197,7 +207,7 @@ def _tick(policy: Policy, state: State, trusted: Mapping[str, int]) -> Step:
         if state.uses.get(name, 0) < policy.declassifiers[name].uses  # NI-5: a spent budget releases nothing
     )
     uses = {**state.uses, **{r.name: state.uses.get(r.name, 0) + 1 for r in releases}}
-    kept = {name: content for name, content in state.sinks.items() if name not in phase.frames}
+    kept = {**state.sinks, **dict.fromkeys(phase.frames, EMPTY)}
     header = next((r.value for r in releases if r.name == "header"), state.header)
     ticked, charged = _advance(policy, replace(state, sinks=kept, uses=uses, header=header))
     return ticked, Reply.GRANTED, frames + releases + charged
@@ -220,25 +230,31 @@ def _advance(policy: Policy, state: State) -> tuple[State, tuple[Event, ...]]:
     if state.ticks_left > 1:
         return _renewed(policy, replace(state, ticks_left=state.ticks_left - 1)), ()
     if "header" in phase.release and state.header == 0:  # no header declared: the job is refused here
-        return _ended(state), ()
+        return _ended(policy, state), ()
     events: tuple[Event, ...] = ()
     if phase.charge:
         bits = data_set_bits(policy, header=state.header, rows_class=state.rows_class)
         spent = {observer: state.spent.get(observer, 0) + cost for observer, cost in bits.items()}
         if any(total > policy.ledger_cap_bits[observer] for observer, total in spent.items()):
-            return _ended(state), (Stopped(StopReason.LEDGER_SPENT),)
+            return _ended(policy, state), (Stopped(StopReason.LEDGER_SPENT),)
         state, events = replace(state, spent=spent), (Charged(bits),)
-    following = replace(state, phase=phase.next, ticks_left=_ticks(policy, state, phase.next), sinks={})
-    return _renewed(policy, following), events
+    following = replace(state, phase=phase.next, ticks_left=_ticks(policy, state, phase.next))
+    return _renewed(policy, replace(following, sinks=_emptied(policy))), events
 
 
 def _renewed(policy: Policy, state: State) -> State:
     """Start a new instance of the guest where the phase gives each tick one. It keeps its label."""
-    return replace(state, alive=True, sinks={}) if policy.phases[state.phase].fresh else state
+    fresh = policy.phases[state.phase].fresh
+    return replace(state, alive=True, sinks=_emptied(policy)) if fresh else state
 
 
-def _ended(state: State) -> State:
-    return replace(state, phase=LAST_PHASE, ticks_left=1, alive=False, sinks={})
+def _ended(policy: Policy, state: State) -> State:
+    return replace(state, phase=LAST_PHASE, ticks_left=1, alive=False, sinks=_emptied(policy))
+
+
+def _emptied(policy: Policy) -> dict[str, Content]:
+    """Return every sink empty: each is always there, so that being there tells nothing."""
+    return dict.fromkeys(policy.sinks, EMPTY)
 
 
 def _ticks(policy: Policy, state: State, phase: str) -> int:

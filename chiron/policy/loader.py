@@ -141,7 +141,9 @@ def _flag(value: object, where: str) -> bool:
 def _menu(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list) or not values or values != sorted(set(values)):
         raise PolicyError(f"the menu {name!r} must be a rising list of at least one number")
-    return tuple(_count(value, name) for value in values)
+    if min(_count(value, name) for value in values) < 1:  # a phase of no ticks would release and cost nothing
+        raise PolicyError(f"the menu {name!r} must hold numbers of at least 1")
+    return tuple(values)
 
 
 def _sink(name: str, entry: Table) -> Sink:

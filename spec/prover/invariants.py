@@ -56,21 +56,26 @@ def keeps_invariant(proof: Proof, place: Where) -> None:
 
 def _well_formed(policy: Policy, job: Job, after: Job, events: Sequence[Event]) -> Named:
     """What leaves has the declared width and size, and what is paid goes into the ledger."""
-    goals: Named = {}
-    for event in events:
+    grown = job.state.label.flows_to(after.state.label)
+    goals: Named = {"the guest's label only grows": z3.BoolVal(grown)}
+    for name in policy.declassifiers:
+        released = sum(isinstance(event, Release) and event.name == name for event in events)
+        before, now = (term_of(state.uses.get(name, 0)) for state in (job.state, after.state))
+        goals[f"each release of {name!r} is counted"] = now == before + released
+    for place, event in enumerate(events, start=1):
         if isinstance(event, Release):
             value = term_of(event.value)
-            goals[f"{event.name!r} has its width"] = z3.And(value >= 0, value < 1 << event.bits)
-            counted = term_of(after.state.uses[event.name]) == term_of(job.state.uses[event.name]) + 1
-            goals[f"{event.name!r} is counted"] = counted
+            goals[f"{event.name!r} has its width ({place})"] = z3.And(value >= 0, value < 1 << event.bits)
             rule = policy.declassifiers[event.name]
-            goals[f"{event.name!r} is as declared"] = z3.BoolVal(
+            goals[f"{event.name!r} is as declared ({place})"] = z3.BoolVal(
                 (event.to, event.bits) == (rule.to, rule.bits)
             )
         elif isinstance(event, Frame):
             capacity = policy.sinks[event.sink].capacity_bytes
-            goals[f"frame {event.sink!r} has one size"] = term_of(event.size_bytes) == capacity
-            goals[f"frame {event.sink!r} is for its readers"] = z3.BoolVal(
+            goals[f"frame {event.sink!r} has one size ({place})"] = z3.And(
+                term_of(event.size_bytes) == capacity, term_of(event.content.size) <= capacity
+            )
+            goals[f"frame {event.sink!r} is for its readers ({place})"] = z3.BoolVal(
                 event.label == policy.sinks[event.sink].label
             )
     charged = any(isinstance(event, Charged) for event in events)
@@ -88,6 +93,10 @@ def _silent(job: Job, after: Job, events: Sequence[Event]) -> Named:
     return {
         "nothing leaves before the tick": z3.BoolVal(events == ()),
         "the phase stays until the tick": z3.BoolVal(after.state.phase == job.state.phase),
+        "what is public stays": z3.And(
+            term_of(after.state.header) == term_of(job.state.header),
+            term_of(after.state.rows_class) == term_of(job.state.rows_class),
+        ),
         "the clock stays": term_of(after.state.ticks_left) == term_of(job.state.ticks_left),
     }
 

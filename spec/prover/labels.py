@@ -1,6 +1,7 @@
 """Holds what the proof takes for granted against spec/labels.lock: labels, readers, directions of releases.
 
-The proof is about labels; that the data set is the user's secret is an axiom. Whoever changes an axiom must
+The proof is about labels; that the data set is the user's secret is an axiom, and so is that a call reads the
+source which the policy names, for the handlers are not part of the kernel. Whoever changes an axiom must
 say so: `make relock` writes the file anew, and the change shows in review.
 """
 
@@ -23,6 +24,7 @@ def locked_lines(policy: Policy) -> list[str]:
     lines += [f"observer {name} = {_shown(label)}" for name, label in sorted(policy.observers.items())]
     lines += [f"source {name} = {_shown(label)}" for name, label in sorted(policy.sources.items())]
     lines += [f"sink {name} = {_shown(sink.label)}" for name, sink in sorted(policy.sinks.items())]
+    lines += [f"call {name} reads {rule.read}" for name, rule in sorted(policy.calls.items()) if rule.read]
     for name, rule in sorted(policy.declassifiers.items()):
         lines.append(f"release {name} = {rule.input} {_shown(rule.source)} -> {_shown(rule.to)}")
     lines += [f"leak cap {name} = {bits}" for name, bits in sorted(policy.leak_cap_bits.items())]

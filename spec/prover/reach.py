@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import z3
 
 from chiron.policy import kernel
-from chiron.policy.kernel import Call, Stop, StopReason, Tick
-from prover.symbolic import explore
+from chiron.policy.kernel import Call, Fault, Stop, StopReason, Tick
+from prover.symbolic import AnyValues, explore
 from prover.world import any_content, any_job, invariant
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ def reachable(policy: Policy) -> list[Where]:
         job = any_job(policy, "1", place.phase, place.label)
         holds = [z3.And(*invariant(policy, job).values())]
         actions: dict[str, Action] = {
-            **{name: Call(name, any_content("the payload")) for name in policy.calls},
-            "tick": Tick(),
-            "stop": Stop(StopReason.PLATFORM_FAULT),
+            **{name: Call(name, any_content("the payload")) for name in (*policy.calls, UNKNOWN_CALL)},
+            "trap": Fault(),
+            "tick": Tick(AnyValues("1")),  # type: ignore[arg-type]
+            **{f"stop {reason.name}": Stop(reason) for reason in StopReason},
         }
         for name, action in actions.items():
             for path in explore(holds, partial(kernel.step, policy, job.state, action)):

@@ -7,6 +7,7 @@ Source: King, "Symbolic execution and program testing", CACM 1976.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from chiron.policy.types import Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import NoReturn
 
     from chiron.policy.types import Policy
 
@@ -27,10 +29,19 @@ Result = TypeVar("Result")
 joined_of = z3.Function("joined", z3.IntSort(), z3.IntSort(), z3.IntSort())
 number_of = z3.Function("number", z3.IntSort(), z3.IntSort())
 _active: list[_Exploration] = []
+BRANCH_STEPS = 300_000  # of the solver's own count, on which the same branches are taken every time
+
+
+def _cannot_follow(self: object, *_: object) -> NoReturn:
+    """Refuse an operation that would quietly take one side for values that are open."""
+    raise TypeError(f"the kernel does something with a {type(self).__name__} that the prover cannot follow")
 
 
 class Truth:
     """A truth value. Asking Python for its value makes the exploration choose a side."""
+
+    __hash__ = None  # type: ignore[assignment]
+    __eq__ = _cannot_follow
 
     def __init__(self, term: Term) -> None:
         self.term = term
@@ -46,6 +57,9 @@ class Number:
 
     def __init__(self, term: Term) -> None:
         self.term = term
+
+    def __bool__(self) -> bool:
+        return _active[-1].choose(self.term != 0)
 
     def __add__(self, other: object) -> Number:
         return Number(self.term + term_of(other))
@@ -73,10 +87,12 @@ class Number:
         return Truth(self.term == term_of(other))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bytes:
     """A text of bytes that only its joins and its number are known of."""
 
+    __hash__ = None  # type: ignore[assignment]
+    __eq__ = __bool__ = _cannot_follow
     term: Term
 
     def __add__(self, other: Bytes) -> Bytes:
@@ -87,10 +103,27 @@ class SymbolicContent(Content):
     """What a guest wrote: any bytes, any size."""
 
     __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+    __eq__ = _cannot_follow
 
     def number(self) -> int:
         """Return the number that these bytes end with: any of 64 bits."""
         return Number(number_of(self.data.term) % 2**64)  # type: ignore[attr-defined,return-value]
+
+
+class AnyValues(Mapping[str, Number]):
+    """The trusted values of a tick: any name may be there or not, with any value."""
+
+    __iter__ = __len__ = _cannot_follow
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def __getitem__(self, name: str) -> Number:
+        return Number(z3.Int(f"trusted value for {name} of run {self.run}"))
+
+    def __contains__(self, name: object) -> bool:
+        return bool(Truth(z3.Bool(f"whether run {self.run} brings {name}")))
 
 
 def term_of(value: object) -> Term:
@@ -141,7 +174,7 @@ class _Exploration:
 def explore(assuming: Sequence[Term], run: Callable[[], Result]) -> list[Path[Result]]:
     """Return every path of `run` that the assumptions allow. A branch the solver cannot decide is taken."""
     solver = z3.Solver()
-    solver.set("timeout", 300)
+    solver.set("rlimit", BRANCH_STEPS)
     solver.add(*assuming)
     paths, open_paths = [], [list[bool]()]
     while open_paths:

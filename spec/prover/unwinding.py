@@ -11,7 +11,7 @@ from chiron.policy import kernel
 from chiron.policy.kernel import Call, Charged, Frame, Release, Stop, Stopped, Tick
 from prover.proof import actions, any_tick
 from prover.symbolic import explore, term_of
-from prover.world import alike, alike_jobs
+from prover.world import alike, alike_jobs, terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,7 @@ def _lone_step(
 def _tick_pair(proof: Proof, observer: str, one: Job, two: Job, *, holds: list[Term], where: Where) -> None:
     """Tick consistency: with equal declared releases, the same leaves and the states stay alike."""
     policy, clearance = proof.policy, proof.policy.observers[observer]
-    ticks = any_tick(policy, "1"), any_tick(policy, "2")
+    ticks = any_tick("1"), any_tick("2")
     secrecy = one.state.label.join(two.state.label)
 
     def both() -> tuple[kernel.Step, kernel.Step]:
@@ -111,7 +111,7 @@ def _tick_pair(proof: Proof, observer: str, one: Job, two: Job, *, holds: list[T
 
     for path in explore(holds, both):
         (left, _, events), (right, _, other_events) = path.result
-        declared = _declared(policy, secrecy, events, other_events)
+        declared = _declared(policy, secrecy, events, other_events, clearance=clearance)
         goals = alike(policy, clearance, left, right) | _same_events(clearance, events, other_events)
         hypotheses = [*holds, *path.condition, *declared]
         proof.require(
@@ -119,31 +119,61 @@ def _tick_pair(proof: Proof, observer: str, one: Job, two: Job, *, holds: list[T
         )
 
 
-def _declared(policy: Policy, guest: Label, events: Sequence[Event], others: Sequence[Event]) -> list[Term]:
-    """Return what may be assumed: releases are equal where all that they carry is declared in `from`.
+def _declared(
+    policy: Policy, guest: Label, events: Sequence[Event], others: Sequence[Event], *, clearance: Label
+) -> list[Term]:
+    """Return what may be assumed: releases to the observer are equal where `from` declares all they carry.
 
     A sink's number carries the guest's label too, for a guest that has ended releases zero. Trusted values
-    are computed from everything.
+    are computed from everything. Nothing is assumed of releases to others: those may not show here.
     """
-    everything = guest
-    for label in (policy.guest_label, *policy.sources.values()):
-        everything = everything.join(label)
+    everything = _everything(policy, guest)
     equal = []
     for event, other in zip(events, others, strict=False):
         if isinstance(event, Release) and isinstance(other, Release) and event.name == other.name:
             rule = policy.declassifiers[event.name]
+            if not event.to.flows_to(clearance):
+                continue
             carried = everything if rule.input == "trusted" else policy.sinks[rule.input].label.join(guest)
             if carried.flows_to(rule.source):
                 equal.append(term_of(event.value) == term_of(other.value))
     return equal
 
 
+def _everything(policy: Policy, label: Label) -> Label:
+    for other in (policy.guest_label, *policy.sources.values()):
+        label = label.join(other)
+    return label
+
+
+def releases_are_of_their_source(proof: Proof, source: Label, left: Where, right: Where) -> None:
+    """Two runs with equal secrets of `source` make equal releases of those declared from it."""
+    policy = proof.policy
+    one, two = alike_jobs(policy, source, (left, right))
+    everything = _everything(policy, left.label.join(right.label))
+    ticks = any_tick("1"), any_tick("1" if everything.flows_to(source) else "2")
+    for path in explore(
+        [], lambda: (kernel.step(policy, one.state, ticks[0]), kernel.step(policy, two.state, ticks[1]))
+    ):
+        (_, _, events), (_, _, others) = path.result
+        goals: Named = {"how much leaves": z3.BoolVal(len(events) == len(others))}
+        for place, (event, other) in enumerate(zip(events, others, strict=False), start=1):
+            if isinstance(event, Release) and policy.declassifiers[event.name].source == source:
+                values = [term_of(other.value)] if isinstance(other, Release) else []
+                goals[f"release {event.name!r} tells only what it is declared from ({place})"] = z3.And(
+                    len(values) == 1, *(term_of(event.value) == value for value in values)
+                )
+        proof.require(path.condition, goals, where=left, rule="declared source", action="tick")
+
+
 def _same_events(clearance: Label, events: Sequence[Event], others: Sequence[Event]) -> Named:
     same: Named = {"how much leaves": z3.BoolVal(len(events) == len(others))}
-    for event, other in zip(events, others, strict=False):
+    for place, (event, other) in enumerate(zip(events, others, strict=False), start=1):
         named, left = _seen(clearance, event)
         other_named, right = _seen(clearance, other)
-        same[named] = z3.And(named == other_named, len(left) == len(right), *map(_equal, left, right))
+        same[f"{named} ({place})"] = z3.And(
+            named == other_named, len(left) == len(right), *map(_equal, left, right)
+        )
     return same
 
 
@@ -156,8 +186,7 @@ def _seen(clearance: Label, event: Event) -> tuple[str, list[Term]]:
     match event:
         case Frame(sink, label, size_bytes, content):
             size = [term_of(size_bytes)]
-            terms = [term_of(content.size), z3.IntVal(0) if content.data == b"" else term_of(content.data)]
-            return f"frame {sink!r}", size + (terms if label.flows_to(clearance) else [])
+            return f"frame {sink!r}", size + ([*terms_of(content)] if label.flows_to(clearance) else [])
         case Release(name, to, _, value):
             return f"release {name!r}", [term_of(value)] if to.flows_to(clearance) else []
         case Charged(bits):

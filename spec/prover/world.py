@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import z3
 
-from chiron.policy.kernel import LAST_PHASE, Charged, State
+from chiron.policy.kernel import EMPTY, LAST_PHASE, Charged, State
 from chiron.policy.releases import DATA_SET, counts, data_set_bits
 from prover.symbolic import Bytes, Number, SymbolicContent, Term, Truth, explore, phase_ticks, term_of
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from chiron.policy.kernel import Event
-    from chiron.policy.types import Label, Policy
+    from chiron.policy.types import Content, Label, Policy
     from prover.reach import Where
 
 EMPTY_TERM = z3.Int("empty")
@@ -88,10 +88,13 @@ def any_content(name: str) -> SymbolicContent:
 
 def content_terms(state: State, sink: str) -> tuple[Term, Term]:
     """Return a sink's bytes and size as terms."""
-    content = state.sinks.get(sink)
-    if content is None:
-        return EMPTY_TERM, z3.IntVal(0)
-    return (EMPTY_TERM if content.data == b"" else term_of(content.data)), term_of(content.size)
+    return terms_of(state.sinks.get(sink, EMPTY))
+
+
+def terms_of(content: Content) -> tuple[Term, Term]:
+    """Return bytes and size as terms. Of real bytes the prover knows none but the empty ones."""
+    empty = isinstance(content.data, bytes) and not content.data
+    return EMPTY_TERM if empty else term_of(content.data), term_of(content.size)
 
 
 def line_of(policy: Policy) -> list[str]:
@@ -108,6 +111,7 @@ def invariant(policy: Policy, job: Job) -> Named:
     holds: Named = {
         "at least one tick is left": term_of(state.ticks_left) >= 1,
         "the header is a number": term_of(state.header) >= 0,
+        "what the state holds is what the policy names": z3.BoolVal(_is_named(policy, state)),
     }
     if state.phase != LAST_PHASE:
         due = any(policy.phases[phase].charge for phase in line[: line.index(state.phase)])
@@ -129,6 +133,13 @@ def invariant(policy: Policy, job: Job) -> Named:
             job.charged, job.paid[name] == due
         )
     return holds
+
+
+def _is_named(policy: Policy, state: State) -> bool:
+    """Tell whether a state has the policy's sinks, budgets and ledgers, and no other: names tell nothing."""
+    named = (policy.sinks, policy.declassifiers, policy.observers)
+    held = (state.sinks, state.uses, state.spent)
+    return all(set(have) == set(names) for have, names in zip(held, named, strict=True))
 
 
 def bits_of_data_set(policy: Policy, state: State) -> dict[str, Term]:

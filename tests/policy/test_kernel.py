@@ -177,12 +177,13 @@ def test_answers_end_with_their_budget() -> None:
 
 def test_secrets_in_sinks_are_gone_when_their_phase_is_over() -> None:
     state, _ = run(in_phase("Create"), call("graph", b"secret"), Tick())
-    assert dict(state.sinks) == {}
+    assert state.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
 
 
 def test_a_stop_ends_the_job_visibly_with_a_reason_of_the_closed_list() -> None:
     state, events = run(in_phase("Create"), call("graph", b"x"), Stop(StopReason.PARTY_REFUSED))
-    assert (state.phase, state.alive, dict(state.sinks)) == ("Ended", False, {})
+    assert (state.phase, state.alive) == ("Ended", False)
+    assert state.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
     assert events == [Stopped(StopReason.PARTY_REFUSED)]
 
 
@@ -223,4 +224,4 @@ def test_a_job_that_the_ledger_cannot_pay_for_ends_before_its_guest_may_read(obs
     assert approved(**{observer: left})[0].phase == "Create"
     state, events = approved(**{observer: left + 1})
     assert (state.phase, state.alive, events) == ("Ended", False, [Stopped(StopReason.LEDGER_SPENT)])
-    assert state.spent == {observer: left + 1}
+    assert state.spent == dict.fromkeys(POLICY.observers, 0) | {observer: left + 1}

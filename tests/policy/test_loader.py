@@ -49,6 +49,8 @@ def changed(old: str, new: str) -> bytes:
         ("bytes = 64\n", "bytes = -64\n", "'plan' must be a whole number"),
         ("ticks = 1\n", "ticks = 0\n", "[phases.Configure] must last at least one tick"),
         ("workers = [1, 2]", "workers = [2, 1]", "the menu 'workers' must be a rising list"),
+        ("epochs = [1, 2, 3", "epochs = [0, 2, 3", "the menu 'epochs' must hold numbers of at least 1"),
+        ("slot_ms = [5, 10", "slot_ms = [0, 10", "the menu 'slot_ms' must hold numbers of at least 1"),
         (
             'write = "plan"',
             'write = "plan"\nread = "seed"',

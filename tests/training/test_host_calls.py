@@ -155,7 +155,7 @@ def test_a_call_in_the_wrong_phase_ends_the_guest_and_changes_nothing(phase: str
         run(name, *arguments)
     assert run.raw == before
     assert not run.monitor.state.alive
-    assert run.monitor.state.sinks == {}
+    assert not any(content.size for content in run.monitor.state.sinks.values())
 
 
 @pytest.mark.parametrize("name", ["statistics", "batch", "targets"])
@@ -366,3 +366,14 @@ def test_a_stopped_job_says_why_and_its_guest_is_dead() -> None:
     assert events == (kernel.Stopped(kernel.StopReason.PARTY_REFUSED),)
     with pytest.raises(StopGuest):
         run("schema", 0, 32)
+
+
+def test_a_state_that_comes_back_from_the_guests_process_moves_no_clock_budget_or_ledger() -> None:
+    begun = kernel.initial(POLICY, rows_class=64, spent={"user": 7})
+    monitor = Monitor(POLICY, begun)
+    written = {"plan": Content.of(b"plan")}
+    monitor.take_back(
+        kernel.State("Serve", 9, Label(frozenset({USER})), alive=True, rows_class=1, header=5, sinks=written)
+    )
+    label, sinks = begun.label.join(Label(frozenset({USER}))), {**begun.sinks, **written}
+    assert monitor.state == replace(begun, label=label, sinks=sinks)
