@@ -152,6 +152,11 @@ class GuestProcess:
         report = GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
         return report, given
 
+    @property
+    def pid(self) -> int:
+        """The child's process id; it names the child until `close`."""
+        return self._child.pid
+
     def close(self) -> None:
         """End the child, by its own id, and close the pipes."""
         self._child.kill()

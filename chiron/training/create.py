@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from chiron.graph import AdmittedGraph, GraphError, GraphLimits, TensorSpec, adm
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.plan import Plan, parse_plan
 from chiron.guest_api.process import GuestProcess, GuestReport
+from chiron.guest_api.releaser import Releaser
 from chiron.guest_api.transforms import EXPORTS, Transforms
 from chiron.policy import kernel
 from chiron.training.sealed import graph_message_bytes
@@ -70,23 +70,26 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
     """Run `create` on the data set in a slot of fixed length; None where it failed, which nobody may notice.
 
     The guest has half of the slot; admission of its graph has the rest. This returns when the slot ends.
+    A process of its own, the releaser, keeps the time of both.
     """
     header = monitor.header
     if header is None:
         raise GuestApiError("create runs only after a header was declared")
-    with GuestProcess(
+    loaded = GuestProcess(
         inputs.guest, policy=node.policy_bytes, schema=inputs.schema, dataset=inputs.plaintext
-    ) as process:
-        half_at = time.monotonic() + header.create_ms / 2000
-        report = process.run("create", monitor, seed=inputs.seed, deadline_ms=header.create_ms // 2)
-        _sleep_until(half_at)  # the host sees processes end: this one ends at half slot whatever it did
-    try:
-        network = admit_network(monitor, header, inputs.schema) if report.ok else None
-        if network is not None:
-            network = replace(network, transforms=transforms_of(monitor, inputs.guest, process.exports))
-    except (GraphError, GuestApiError):
-        network = None  # deferred: it shows as the outcome at the end of the whole schedule, and in a dry run
-    _sleep_until(half_at + header.create_ms / 2000)  # TRAIN-4: not before the slot's end
+    )
+    with loaded as process, Releaser() as releaser:
+        releaser.start(process.pid, slot_ms=header.create_ms)
+        # the releaser kills it at half slot; this deadline counts where the platform killed the releaser
+        report = process.run("create", monitor, seed=inputs.seed, deadline_ms=header.create_ms)
+        releaser.wait_for_half()  # the host sees processes end: this one ends at half slot whatever it did
+        try:
+            network = admit_network(monitor, header, inputs.schema) if report.ok else None
+            if network is not None:
+                network = replace(network, transforms=transforms_of(monitor, inputs.guest, process.exports))
+        except (GraphError, GuestApiError):
+            network = None  # deferred: it shows as the outcome at the end of the whole schedule, in a dry run
+        releaser.wait_for_end()  # TRAIN-4: not before the slot's end
     return network
 
 
@@ -94,10 +97,6 @@ def transforms_of(monitor: Monitor, guest: bytes, exports: frozenset[str]) -> Tr
     """Return the guest's transforms with what `create` kept for them, or None where it exports none."""
     named = tuple(name for name in EXPORTS if name in exports)
     return Transforms(guest, monitor.written("notes"), named) if named else None
-
-
-def _sleep_until(deadline: float) -> None:
-    time.sleep(max(0.0, deadline - time.monotonic()))
 
 
 def admit_network(monitor: Monitor, header: Header, schema: Schema) -> Network:

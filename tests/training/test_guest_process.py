@@ -22,6 +22,7 @@ from chiron.guest_api.dataset import encode_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor, state_to_dict
 from chiron.guest_api.process import OUT_OF_TIME, GuestProcess, GuestReport
+from chiron.guest_api.releaser import Releaser
 from chiron.guest_api.wire import MAX_MESSAGE_BYTES, read_message, write_message
 from chiron.policy import kernel
 from wasm_sandbox import GuestRefusedError
@@ -106,6 +107,41 @@ def test_a_guest_out_of_time_is_killed_within_its_deadline_and_counts_as_fault()
     assert 0.29 <= took < 2
     assert not monitor.state.alive
     assert monitor.finish_phase()[-1] == kernel.Release("header", POLICY.declassifiers["header"].to, 15, 0)
+
+
+@pytest.mark.parametrize(("create", "ending"), [("", "returned"), (TRAP, "trapped"), (LOOP, OUT_OF_TIME)])
+def test_whatever_a_guest_does_it_is_killed_at_half_slot_and_nothing_is_let_go_before_the_slots_end(
+    create: str, ending: str
+) -> None:
+    slot_ms = 1000
+    with process(guest(create=create), data=True) as started, Releaser() as releaser:
+        began = time.monotonic()
+        releaser.start(started.pid, slot_ms=slot_ms)
+        report = started.run("create", monitor_in("Create"), seed=SEED, deadline_ms=slot_ms)
+        releaser.wait_for_half()
+        assert time.monotonic() - began >= slot_ms / 2000
+        assert started._child.wait(5) == -signal.SIGKILL
+        releaser.wait_for_end()
+        assert time.monotonic() - began >= slot_ms / 1000
+    assert report.ending == ending
+
+
+def test_a_slot_whose_releaser_is_gone_is_an_error_and_never_ends_as_if_it_were_over() -> None:
+    with process(guest()) as started, Releaser() as releaser:
+        releaser.start(started.pid, slot_ms=60_000)
+        releaser._process.kill()
+        releaser._process.wait()
+        for wait in (releaser.wait_for_half, releaser.wait_for_end):
+            with pytest.raises(GuestApiError, match="releaser"):
+                wait()
+        with pytest.raises(GuestApiError, match="releaser"):
+            releaser.start(started.pid, slot_ms=60_000)
+
+
+def test_leaving_the_block_ends_the_releaser() -> None:
+    with Releaser() as releaser:
+        assert releaser._process.poll() is None
+    assert releaser._process.poll() is not None
 
 
 def test_a_child_that_dies_counts_as_fault() -> None:
