@@ -54,8 +54,12 @@ class GuestReport:
 class GuestProcess:
     """One child process for one run of one export. A context manager: leaving it ends the child."""
 
-    def __init__(self, guest: bytes, *, policy: bytes, schema: Schema, dataset: bytes | None) -> None:
+    def __init__(
+        self, guest: bytes, *, policy: bytes, schema: Schema, dataset: bytes | None, lines: bool = False
+    ) -> None:
         """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
+
+        `lines` makes a trap's report name source files and lines: for a dry run alone.
 
         Raises:
             GuestRefusedError: the guest is refused, or takes too long to compile; for the operator alone.
@@ -63,6 +67,7 @@ class GuestProcess:
         """
         command = [sys.executable, "-m", "chiron.guest_api.child"]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        environment |= {"WASMTIME_BACKTRACE_DETAILS": "1"} if lines else {}  # read by wasmtime itself
         self._child = subprocess.Popen(  # noqa: S603  our own module, no shell
             command,
             stdin=subprocess.PIPE,
