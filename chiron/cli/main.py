@@ -22,7 +22,7 @@ from wasm_sandbox import SandboxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "up", "operator", "user", "jobs", "build", "dry-run", "reference")
+COMMANDS = ("demo", "up", "operator", "user", "jobs", "new", "build", "dry-run", "reference")
 EXPECTED = (
     PartyError,
     LaunchError,

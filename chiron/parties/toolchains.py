@@ -7,17 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final, Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 from chiron.parties.errors import PartyError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _STACK_BYTES: Final = 262_144  # the stack of the guest's language, inside its memory
 _PAGE_BYTES: Final = 65_536
 _UNNAMED_ARE_ZERO: Final = "-Wno-missing-designated-field-initializers"
-_WASM_TARGETS: Final = ("wasm32v1-none", "wasm32-unknown-unknown")
+_WASM_TARGET: Final = "wasm32-unknown-unknown"
 SUFFIXES: Final = {
     "c": ".c",
     "cpp": ".cpp",
@@ -121,10 +119,10 @@ def _zig(_project: Path, settings: Settings, sdk: Path, output: Path) -> list[li
 
 
 def _rust(project: Path, settings: Settings, sdk: Path, output: Path) -> list[list[str]]:
-    rustc, target = _rust_toolchain()
+    rustc = _rust_compiler()
     library = output.with_name("libchiron.rlib")
     common = [
-        *(rustc, "--edition=2021", f"--target={target}", "-Copt-level=2", "-Cpanic=abort", "-g"),
+        *(rustc, "--edition=2021", f"--target={_WASM_TARGET}", "-Copt-level=2", "-Cpanic=abort", "-g"),
         # Names of folders would make two builds of one project differ.
         *(f"--remap-path-prefix={sdk}=sdk", f"--remap-path-prefix={project.resolve()}=."),
     ]
@@ -139,19 +137,18 @@ def _rust(project: Path, settings: Settings, sdk: Path, output: Path) -> list[li
     ]
 
 
-def _rust_toolchain() -> tuple[str, str]:
-    """Return the first rustc that has a target without a system, and that target."""
-    found = [path for path in (shutil.which("rustc"), "/usr/bin/rustc") if path and shutil.which(path)]
+def _rust_compiler() -> str:
+    """Return the first rustc, of the user's path or the system's, that can compile for WebAssembly."""
+    found = [path for path in (shutil.which("rustc"), shutil.which("/usr/bin/rustc")) if path]
     for rustc in found:
-        for target in _WASM_TARGETS:
-            command = [rustc, "--print=target-libdir", f"--target={target}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-            if done.returncode == 0 and os.path.isdir(done.stdout.strip()):  # noqa: PTH112 - a line of text
-                return rustc, target
+        command = [rustc, "--print=target-libdir", f"--target={_WASM_TARGET}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+        if done.returncode == 0 and Path(done.stdout.strip()).is_dir():
+            return rustc
     if not found:
         raise BuildError("there is no rustc: install Rust from your distribution or with rustup")
     raise BuildError(
-        f"this Rust has no target {_WASM_TARGETS[0]}: rustup target add {_WASM_TARGETS[0]} "
+        f"this Rust has no target {_WASM_TARGET}: rustup target add {_WASM_TARGET} "
         "(Debian's rustc: apt-get install libstd-rust-dev-wasm32)"
     )
 
