@@ -37,7 +37,7 @@ _PAGE_BYTES: Final = 65_536  # WebAssembly core 2.0, section 4.2.8
 _MAX_MEMORY_BYTES: Final = 2**32
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _MANY_SOURCES: Final = ("c", "cpp")
-_FOLDERS_IN_DEBUG: Final = ("zig",)  # whose compiler cannot leave them out: two builds would differ
+_WITHOUT_LINES: Final = ("zig", "rust")  # their DWARF names folders, and holds the whole library: megabytes
 _KEYS: Final = ("name", "language", "sources", "memory_bytes")
 
 
@@ -81,7 +81,7 @@ def build(project: Path, *, sdk: Path, output: Path | None = None) -> Path:
             _componentize(project, compiled)
         else:
             compile_guest(project, settings, sdk=sdk.parent, output=compiled)
-            if settings.language in _FOLDERS_IN_DEBUG:
+            if settings.language in _WITHOUT_LINES:
                 compiled.write_bytes(without_debug(compiled.read_bytes()))
             _inspect(compiled.read_bytes(), settings)
         compiled.replace(target)

@@ -149,7 +149,7 @@ def _rust_compiler() -> str:
         raise BuildError("there is no rustc: install Rust from your distribution or with rustup")
     raise BuildError(
         f"this Rust has no target {_WASM_TARGET}: rustup target add {_WASM_TARGET} "
-        "(Debian's rustc: apt-get install libstd-rust-dev-wasm32)"
+        "(Debian's rustc: apt-get install rustc libstd-rust-dev-wasm32 lld)"
     )
 
 

@@ -1,5 +1,34 @@
 //! Chiron guest interface, version 1, for Rust: see spec/guest.wit for what every call does.
 
+use std::alloc::{GlobalAlloc, Layout};
+
+/// Hands out the memory behind the stack and statics once: a guest's memory cannot grow, and Rust's own
+/// allocator uses nothing but what growing brings. Each export starts with fresh memory.
+struct Arena;
+
+static mut USED: usize = 0;
+
+extern "C" {
+    static __heap_base: u8;
+}
+
+unsafe impl GlobalAlloc for Arena {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let base = &__heap_base as *const u8 as usize;
+        let begin = (base + USED + layout.align() - 1) & !(layout.align() - 1);
+        if begin + layout.size() > core::arch::wasm32::memory_size(0) << 16 {
+            return core::ptr::null_mut();
+        }
+        USED = begin + layout.size() - base;
+        begin as *mut u8
+    }
+
+    unsafe fn dealloc(&self, _pointer: *mut u8, _layout: Layout) {}
+}
+
+#[global_allocator]
+static ARENA: Arena = Arena;
+
 /// The host's functions as they are; a negative result is a refusal.
 pub mod host {
     #[link(wasm_import_module = "chiron")]
