@@ -22,7 +22,7 @@ from wasm_sandbox import SandboxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "up", "operator", "user", "jobs", "build", "dry-run", "explain", "reference")
+COMMANDS = ("demo", "up", "operator", "user", "jobs", "new", "build", "dry-run", "explain", "reference")
 EXPECTED = (
     PartyError,
     LaunchError,

@@ -67,10 +67,12 @@ class GuestProcess:
         schema: Schema,
         dataset: bytes | None = None,
         notes: bytes = b"",
+        lines: bool = False,
     ) -> None:
         """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
 
-        `notes` is what `create` kept for the transforms.
+        `notes` is what `create` kept for the transforms. `lines` makes a trap's report name source files and
+        lines: for a dry run alone.
 
         Raises:
             GuestRefusedError: the guest is refused, or takes too much time or memory to compile; for the
@@ -79,6 +81,7 @@ class GuestProcess:
         """
         command = [sys.executable, "-m", "chiron.guest_api.child"]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        environment |= {"WASMTIME_BACKTRACE_DETAILS": "1"} if lines else {}  # read by wasmtime itself
         self._child = subprocess.Popen(  # noqa: S603  our own module, no shell
             command,
             stdin=subprocess.PIPE,

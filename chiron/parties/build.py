@@ -1,12 +1,9 @@
-"""Builds an operator's C project into a guest: strict `guest.toml`, one compiler call, one inspection."""
+"""Builds an operator's project into a guest: strict `guest.toml`, the language's compiler, one inspection."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import importlib
 import re
-import subprocess
-import sys
 import tempfile
 import tomllib
 from dataclasses import dataclass
@@ -14,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from chiron.parties.errors import PartyError
+from chiron.parties.toolchains import SUFFIXES, BuildError, compile_guest
 from wasm_sandbox import GuestRefusedError, Limits, inspect
 
 if TYPE_CHECKING:
@@ -42,13 +39,10 @@ GUEST_EXPORTS: Final = ("configure", "create")
 
 _PAGE_BYTES: Final = 65_536  # WebAssembly core 2.0, section 4.2.8
 _MAX_MEMORY_BYTES: Final = 2**32
-_STACK_BYTES: Final = 262_144  # the C stack, inside the guest's memory
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_MANY_SOURCES: Final = ("c", "cpp")
+_WITHOUT_LINES: Final = ("zig", "rust")  # their DWARF names folders, and holds the whole library: megabytes
 _KEYS: Final = ("name", "language", "sources", "memory_bytes")
-
-
-class BuildError(PartyError):
-    """A project could not be built; the text names the rule and the remedy, or is the compiler's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +51,13 @@ class GuestProject:
 
     Args:
         name: lower-case letters, digits and hyphens.
-        sources: C files, relative to the project's folder.
+        language: a key of `SUFFIXES`.
+        sources: files in that language, relative to the project's folder; beyond C and C++ the main one.
         memory_bytes: size of the guest's memory, a multiple of 65,536.
     """
 
     name: str
+    language: str
     sources: tuple[str, ...]
     memory_bytes: int
 
@@ -71,7 +67,7 @@ def build(project: Path, *, sdk: Path, output: Path | None = None) -> Path:
 
     Args:
         project: folder with `guest.toml` and the sources.
-        sdk: folder with `chiron.h`.
+        sdk: folder with `chiron.h`; the other languages' folders lie beside it.
         output: where the guest goes; `build/guest.wasm` in the project's folder when None.
 
     Returns:
@@ -81,16 +77,17 @@ def build(project: Path, *, sdk: Path, output: Path | None = None) -> Path:
         BuildError: the project breaks a rule, does not compile, or the sandbox would refuse the guest.
     """
     settings = parse_project(project)
-    if importlib.util.find_spec("ziglang") is None:
-        raise BuildError("the C compiler is not installed: pip install 'chiron-mlaas[build]'")
-    if not (sdk / "chiron.h").is_file():
-        raise BuildError("the SDK's folder has no chiron.h: install Chiron again")
     target = project / "build" / "guest.wasm" if output is None else output
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".guest-", dir=target.parent) as folder:
         compiled = Path(folder) / "guest.wasm"
-        _compile(project, settings, sdk=sdk, output=compiled)
-        _inspect(compiled.read_bytes(), settings)
+        if settings.language == "python":
+            _componentize(project, compiled)
+        else:
+            compile_guest(project, settings, sdk=sdk.parent, output=compiled)
+            if settings.language in _WITHOUT_LINES:
+                compiled.write_bytes(without_debug(compiled.read_bytes()))
+            _inspect(compiled.read_bytes(), settings)
         compiled.replace(target)
     return target
 
@@ -113,20 +110,23 @@ def parse_project(project: Path) -> GuestProject:
         raise BuildError(f"guest.toml: {state} key {key!r}; the keys are {', '.join(_KEYS)}")
     if not isinstance(fields["name"], str) or not _NAME.fullmatch(fields["name"]):
         raise BuildError("guest.toml: name must be 1 to 64 lower-case letters, digits and hyphens")
-    if fields["language"] != "c":
-        raise BuildError('guest.toml: language must be "c"; build other languages with their own tools')
-    sources = _checked_sources(project, fields["sources"])
-    return GuestProject(fields["name"], sources, _checked_memory(fields["memory_bytes"]))
+    language = fields["language"]
+    if not isinstance(language, str) or language not in SUFFIXES:
+        raise BuildError(f"guest.toml: language must be one of {', '.join(SUFFIXES)}")
+    sources = _checked_sources(project, fields["sources"], SUFFIXES[language])
+    if len(sources) > 1 and language not in _MANY_SOURCES:
+        raise BuildError(f"guest.toml: sources of {language} must be its one main file")
+    return GuestProject(fields["name"], language, sources, _checked_memory(fields["memory_bytes"]))
 
 
-def _checked_sources(project: Path, sources: Any) -> tuple[str, ...]:  # noqa: ANN401 - as TOML gave it
+def _checked_sources(project: Path, sources: Any, suffix: str) -> tuple[str, ...]:  # noqa: ANN401 - as TOML gave it
     if not isinstance(sources, list) or not sources or not all(isinstance(name, str) for name in sources):
         raise BuildError("guest.toml: sources must be a list of at least one file name")
     for name in sources:
         path = PurePosixPath(name)
-        if path.suffix != ".c" or path.is_absolute() or ".." in path.parts or name.startswith(("-", "@")):
+        if path.suffix != suffix or path.is_absolute() or ".." in path.parts or name.startswith(("-", "@")):
             raise BuildError(
-                f"guest.toml: source {name!r} must be a .c file inside the project, without '..'"
+                f"guest.toml: source {name!r} must be a {suffix} file inside the project, without '..'"
             )
         if not (project / path).is_file():
             raise BuildError(f"guest.toml: source {name!r} does not exist")
@@ -140,34 +140,35 @@ def _checked_memory(memory_bytes: Any) -> int:  # noqa: ANN401 - as TOML gave it
     return int(memory_bytes)
 
 
-def _compile(project: Path, settings: GuestProject, *, sdk: Path, output: Path) -> None:
-    caches = (project / "build").resolve()
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "ziglang",
-            "cc",
-            "--target=wasm32-freestanding",
-            "-ffreestanding",
-            "-std=c17",
-        ),
-        *("-O2", "-g", "-Wall", "-Wextra", "-nostdlib", f"-I{sdk.resolve()}"),
-        # Names of folders would make two builds of one project differ.
-        *("-fdebug-compilation-dir=.", f"-ffile-prefix-map={sdk.resolve()}=sdk"),
-        *("-Wl,--no-entry", f"-Wl,-z,stack-size={_STACK_BYTES}"),
-        *(f"-Wl,--initial-memory={settings.memory_bytes}", f"-Wl,--max-memory={settings.memory_bytes}"),
-        *("-o", str(output.resolve()), *settings.sources),
-    ]
-    environment = os.environ | {
-        "ZIG_GLOBAL_CACHE_DIR": str(caches / "zig-global"),
-        "ZIG_LOCAL_CACHE_DIR": str(caches / "zig-local"),
-    }
-    done = subprocess.run(  # noqa: S603 - a fixed compiler; the file names were checked
-        command, cwd=project, env=environment, capture_output=True, text=True, errors="replace", check=False
-    )
-    if done.returncode != 0 or not output.is_file():
-        raise BuildError(f"{settings.name} does not compile:\n{done.stderr.strip() or done.stdout.strip()}")
+def without_debug(guest: bytes) -> bytes:
+    """Return a valid guest without its DWARF sections; the names of functions stay."""
+    kept, position = [guest[:8]], 8
+    while position < len(guest):
+        size, body = _read_u32(guest, position + 1)
+        length, name = _read_u32(guest, body)
+        if guest[position] != 0 or not guest[name : name + length].startswith(b".debug_"):
+            kept.append(guest[position : body + size])
+        position = body + size
+    return b"".join(kept)
+
+
+def _read_u32(guest: bytes, position: int) -> tuple[int, int]:
+    """Read one LEB128 integer that a compiler wrote; return it and the position after it."""
+    value = shift = 0
+    while True:
+        byte = guest[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+            return value, position
+
+
+def _componentize(project: Path, output: Path) -> None:
+    try:
+        builder = importlib.import_module("chiron.parties.build_python")
+    except ImportError as error:
+        raise BuildError("this Chiron cannot build Python guests: install one that can") from error
+    builder.componentize(project, output)
 
 
 def _inspect(guest: bytes, settings: GuestProject) -> None:

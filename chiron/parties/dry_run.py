@@ -64,7 +64,7 @@ def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, s
     monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class, spent={}))
     raw_seed = seed.to_bytes(SEED_BYTES, "little")
     try:
-        first = run_configure(policy_bytes, guest, dataset.schema, monitor=monitor, seed=raw_seed)
+        first = run_configure(policy_bytes, guest, dataset.schema, monitor=monitor, seed=raw_seed, lines=True)
         if not first.ok:
             raise PartyError(first.explain("configure"))
         frames = [event.content.data for event in monitor.finish_phase() if isinstance(event, kernel.Frame)]
@@ -92,7 +92,9 @@ def _create(
     so_far: tuple[str, int],
 ) -> DryRun:
     encoded = encode_dataset(dataset)
-    with GuestProcess(guest, policy=policy_bytes, schema=dataset.schema, dataset=encoded) as process:
+    with GuestProcess(
+        guest, policy=policy_bytes, schema=dataset.schema, dataset=encoded, lines=True
+    ) as process:
         began = time.monotonic()
         report = process.run(
             "create", monitor, seed=seed.to_bytes(SEED_BYTES, "little"), deadline_ms=header.create_ms // 2

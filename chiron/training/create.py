@@ -56,11 +56,11 @@ def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
 
 
 def run_configure(
-    policy_bytes: bytes, guest: bytes, schema: Schema, *, monitor: Monitor, seed: bytes
+    policy_bytes: bytes, guest: bytes, schema: Schema, *, monitor: Monitor, seed: bytes, lines: bool = False
 ) -> GuestReport:
-    """Run `configure` in a process that holds no data set."""
+    """Run `configure` in a process that holds no data set; `lines` as for `GuestProcess`."""
     limits = monitor.policy.limits
-    with GuestProcess(guest, policy=policy_bytes, schema=schema, dataset=None) as process:
+    with GuestProcess(guest, policy=policy_bytes, schema=schema, dataset=None, lines=lines) as process:
         return process.run(
             "configure", monitor, seed=seed, deadline_ms=limits.compile_ms + limits.configure_ms
         )

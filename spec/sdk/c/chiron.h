@@ -1,4 +1,4 @@
-/* Chiron guest interface, version 1, for C: see spec/guest.wit for what every call does.
+/* Chiron guest interface, version 1, for C and C++: see spec/guest.wit for what every call does.
  *
  * Freestanding: no libc is needed. `chiron build` targets wasm32 with bulk memory, where the compiler turns
  * copying and filling into instructions. A guest is one source file or several; all may include this. */
@@ -50,8 +50,15 @@ typedef struct {
   uint32_t reserved;
 } ChironPlan;
 
-_Static_assert(sizeof(ChironSchema) == 32 && sizeof(ChironHeader) == 24, "layout of spec/guest.wit");
-_Static_assert(sizeof(ChironPlan) == 32 && sizeof(ChironSummary) == 16, "layout of spec/guest.wit");
+#ifdef __cplusplus
+extern "C" {
+#define CHIRON_STATIC_ASSERT static_assert
+#else
+#define CHIRON_STATIC_ASSERT _Static_assert
+#endif
+
+CHIRON_STATIC_ASSERT(sizeof(ChironSchema) == 32 && sizeof(ChironHeader) == 24, "layout of spec/guest.wit");
+CHIRON_STATIC_ASSERT(sizeof(ChironPlan) == 32 && sizeof(ChironSummary) == 16, "layout of spec/guest.wit");
 
 /* In both phases. */
 CHIRON_IMPORT("schema") int32_t chiron_schema(void *to, uint32_t capacity_bytes);
@@ -81,6 +88,10 @@ CHIRON_EXPORT("create") int32_t create(void);
 CHIRON_EXPORT("transform_input") int32_t transform_input(void);
 CHIRON_EXPORT("augment") int32_t augment(void);
 CHIRON_EXPORT("transform_output") int32_t transform_output(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 /* Small helpers. */
 

@@ -164,7 +164,7 @@ static inline void onnx_int64s(OnnxWriter *w, const char *name, const int64_t *v
 
 /* Begin a node with one output; then name its inputs, ending with NULL. Attributes follow, then
  * onnx_node_end. NodeProto: 1 input, 2 output, 3 name, 4 op_type, 5 attribute. */
-static inline void onnx_node(OnnxWriter *w, const char *operator, const char *output, ...) {
+static inline void onnx_node(OnnxWriter *w, const char *kind, const char *output, ...) {
   va_list inputs;
   onnx_open(w, 1);
   va_start(inputs, output);
@@ -172,7 +172,7 @@ static inline void onnx_node(OnnxWriter *w, const char *operator, const char *ou
   va_end(inputs);
   onnx_text(w, 2, output);
   onnx_text(w, 3, output);
-  onnx_text(w, 4, operator);
+  onnx_text(w, 4, kind);
 }
 
 static inline void onnx_node_end(OnnxWriter *w) { onnx_close(w); }
