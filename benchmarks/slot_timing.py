@@ -34,7 +34,7 @@ from chiron.guest_api import child, process
 from chiron.guest_api.dataset import encode_dataset
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
-from chiron.policy.header import Header
+from chiron.policy.header import Header, encode_header
 from chiron.policy.loader import parse_policy
 from chiron.training import create
 
@@ -100,10 +100,10 @@ class TimedProcess(process.GuestProcess):
 
 def lead(slot_ms: int) -> None:
     """Run one slot for each line of standard input, the name of a guest; send one byte when it ends."""
-    process.subprocess = SimpleNamespace(Popen=WarmChild, PIPE=None, DEVNULL=None)  # type: ignore[assignment]
-    create.GuestProcess = TimedProcess  # type: ignore[misc]
+    process.subprocess = SimpleNamespace(Popen=WarmChild, PIPE=None, DEVNULL=None)  # type: ignore[attr-defined]
+    create.GuestProcess = TimedProcess  # type: ignore[misc,attr-defined]
     policy, dataset = parse_policy(POLICY_FILE), small_dataset()
-    header = Header(1, 16, 1, 4096, 5, slot_ms)
+    header = encode_header(policy.menus, Header(1, 16, 1, 4096, 5, slot_ms))
     state = kernel.State("Create", 1, policy.guest_label, alive=True, rows_class=60, header=header)
     node = SimpleNamespace(policy_bytes=POLICY_FILE)
     plaintext = encode_dataset(dataset)

@@ -81,7 +81,9 @@ class GuestProcess:
         """
         command = [sys.executable, "-m", "chiron.guest_api.child"]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        environment |= {"WASMTIME_BACKTRACE_DETAILS": "1"} if lines else {}  # read by wasmtime itself
+        environment |= (
+            {"WASMTIME_BACKTRACE_DETAILS": "1"} if lines else {}
+        )  # SAND-13: read by wasmtime itself
         self._child = subprocess.Popen(  # noqa: S603  our own module, no shell
             command,
             stdin=subprocess.PIPE,
