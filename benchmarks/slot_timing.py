@@ -69,8 +69,8 @@ class WarmChild:
         if self.pid == 0:
             os.close(self_out)
             os.close(self_in)
-            sys.stdin = SimpleNamespace(buffer=os.fdopen(inbox, "rb"))  # type: ignore[assignment]
-            sys.stdout = SimpleNamespace(buffer=os.fdopen(outbox, "wb"))  # type: ignore[assignment]
+            sys.stdin = SimpleNamespace(buffer=os.fdopen(inbox, "rb"))
+            sys.stdout = SimpleNamespace(buffer=os.fdopen(outbox, "wb"))
             try:
                 child.main()
                 select.select([], [], [])
@@ -100,8 +100,8 @@ class TimedProcess(process.GuestProcess):
 
 def lead(slot_ms: int) -> None:
     """Run one slot for each line of standard input, the name of a guest; send one byte when it ends."""
-    process.subprocess = SimpleNamespace(Popen=WarmChild, PIPE=None, DEVNULL=None)  # type: ignore[attr-defined]
-    create.GuestProcess = TimedProcess  # type: ignore[misc,attr-defined]
+    process.subprocess = SimpleNamespace(Popen=WarmChild, PIPE=None, DEVNULL=None)  # type: ignore[attr-defined,assignment]
+    create.GuestProcess = TimedProcess  # type: ignore[attr-defined]
     policy, dataset = parse_policy(POLICY_FILE), small_dataset()
     header = encode_header(policy.menus, Header(1, 16, 1, 4096, 5, slot_ms))
     state = kernel.State("Create", 1, policy.guest_label, alive=True, rows_class=60, header=header)
