@@ -80,7 +80,7 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
             releaser.start(process.pid, slot_ms=header.create_ms)
             # the releaser kills it at half slot; this deadline counts where the platform killed the releaser
             report = process.run("create", monitor, seed=inputs.seed, deadline_ms=header.create_ms)
-            releaser.wait_for_half()  # the host sees processes end: this one ends at half slot whatever it did
+            releaser.wait_for_half()  # the host sees processes end: at half slot, whatever the guest did
         try:
             network = admit_network(monitor, header, inputs.schema) if report.ok else None
         except (GraphError, GuestApiError):
