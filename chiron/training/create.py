@@ -75,14 +75,14 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
     header = monitor.header
     if header is None:
         raise GuestApiError("create runs only after a header was declared")
-    loaded = GuestProcess(
-        inputs.guest, policy=node.policy_bytes, schema=inputs.schema, dataset=inputs.plaintext
-    )
-    with loaded as process, Releaser() as releaser:
-        releaser.start(process.pid, slot_ms=header.create_ms)
-        # the releaser kills it at half slot; this deadline counts where the platform killed the releaser
-        report = process.run("create", monitor, seed=inputs.seed, deadline_ms=header.create_ms)
-        releaser.wait_for_half()  # the host sees processes end: this one ends at half slot whatever it did
+    with Releaser() as releaser:
+        with GuestProcess(
+            inputs.guest, policy=node.policy_bytes, schema=inputs.schema, dataset=inputs.plaintext
+        ) as process:
+            releaser.start(process.pid, slot_ms=header.create_ms)
+            # the releaser kills it at half slot; this deadline counts where the platform killed the releaser
+            report = process.run("create", monitor, seed=inputs.seed, deadline_ms=header.create_ms)
+            releaser.wait_for_half()  # the host sees processes end: at half slot, whatever the guest did
         try:
             network = admit_network(monitor, header, inputs.schema) if report.ok else None
             if network is not None:
