@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests prove relock mutants coq bench-sandbox data lock clean
+.PHONY: help demo test lint types imports tests prove relock mutants coq bench-sandbox random-modules slot-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -57,6 +57,12 @@ coq: ## check the unwinding theorem (needs coqc: apt-get install coq)
 
 bench-sandbox: $(STAMP) ## time the sandbox: host calls, fresh instances, bulk data, the kernel
 	$(BIN)/python -m benchmarks.sandbox
+
+random-modules: $(STAMP) ## 100,000 random modules, two secrets each (hours)
+	$(BIN)/python -m benchmarks.random_modules --count 100000
+
+slot-timing: $(STAMP) ## what of a guest shows in the times of its slot (a quarter of an hour, on a quiet machine)
+	$(BIN)/python -m benchmarks.slot_timing --runs 1000
 
 data: ## find Fashion-MNIST, or install Debian's package of it
 	@ls $(FASHION)/train-images-idx3-ubyte* >/dev/null 2>&1 || \

@@ -192,7 +192,7 @@ def _call(policy: Policy, state: State, name: str, payload: Content) -> Step:
 
 def _denied(state: State) -> Step:
     """End the guest. It shows nowhere before the tick."""
-    return replace(state, alive=False), Reply.DENIED, ()
+    return replace(state, alive=False), Reply.DENIED, ()  # SAND-14
 
 
 def _tick(policy: Policy, state: State, trusted: Mapping[str, int]) -> Step:
