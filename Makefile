@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests prove relock mutants coq bench-sandbox random-modules slot-timing data lock clean
+.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox random-modules slot-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -35,10 +35,13 @@ imports: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
 
 tests: $(STAMP) ## the tests on two cores, with branch coverage; what trains on the clock at full length runs alone
-	$(BIN)/pytest -n 3 --dist loadfile -m "not alone" --cov --cov-report=
+	$(BIN)/pytest -n 3 --dist loadfile -m "not alone and not long" --cov --cov-report=
 	$(BIN)/pytest -m alone --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90
 	$(BIN)/coverage report --include='chiron/policy/*,enclave/verifier.py' --fail-under=100 --format=total >/dev/null || \
 		{ echo "policy and verifier need 100 % branch coverage"; exit 1; }
+
+long: $(STAMP) ## the tests that make test leaves out for time: prover, languages, random modules
+	$(BIN)/pytest -n 3 --dist loadfile -m long
 
 prove: $(STAMP) ## prove the policy: noninterference and leak caps, for every observer
 	PYTHONPATH=spec $(BIN)/python -m prover

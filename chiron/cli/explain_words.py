@@ -87,6 +87,7 @@ def _policy(facts: Facts) -> list[str]:
         lines += _phase(phase, facts)
     grid_ms, answer_bytes = serving["grid_ms"], serving["answer_bytes"]
     lines.append(f"  Answers leave on a grid of {grid_ms} ms, each in {answer_bytes} bytes.")
+    lines.append(f"  Each transform of a request takes {serving['transform_ms']} ms, half of it the guest's.")
     lines += ["", f"The public header: one of {header['headers']}, with one entry of each menu"]
     return [*lines, *(f"  {name}: {_list(map(str, menu), 'or')}." for name, menu in header["menus"].items())]
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from prover.reach import Where
     from prover.symbolic import Path
 
+pytestmark = pytest.mark.long
+
 POLICY = load_policy()
 HEADER = encode_header(
     POLICY.menus, Header(epochs=3, batch=16, workers=2, parameters=4096, slot_ms=5, create_ms=1000)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from chiron.policy.types import Content, Policy
 
+pytestmark = pytest.mark.long
+
 POLICY = load_policy()
 TRAIN = POLICY.phases["Train"]
 LOGS_IN_TRAIN = replace(  # safe: a write looks at the label

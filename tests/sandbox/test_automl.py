@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from chiron.policy.header import Header
     from chiron.training.create import Network
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLICY = parse_policy(POLICY_BYTES)
 TABLE, SMALL_IMAGE, LARGE_IMAGE = (13,), (1, 28, 28), (3, 32, 32)

@@ -13,6 +13,8 @@ from chiron.parties.build import build, without_debug
 from chiron.parties.toolchains import BuildError
 from wasm_sandbox import Limits, inspect
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SDK = REPOSITORY / "spec" / "sdk" / "c"
 LANGUAGES = ("cpp", "zig", "rust", "assemblyscript")

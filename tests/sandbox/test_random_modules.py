@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from chiron.policy.types import Policy
 
+pytestmark = pytest.mark.long
+
 COUNT = 120
 STEP = kernel.step
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from chiron.parties.home import Home
     from chiron.training.submission import JobId
 
+pytestmark = pytest.mark.long
+
 HEADER = (2, 16, 2, 4096, 20, 1000)  # epochs, batch, workers, parameters, slot_ms, create_ms
 FACTOR = 0.5
 KEEP = (
