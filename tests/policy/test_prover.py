@@ -28,6 +28,8 @@ from prover.world import alike, alike_jobs, any_job
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.long
+
 POLICY = load_policy()
 PUBLIC, OPERATOR = Label(), Label(frozenset({Principal("operator")}))
 
