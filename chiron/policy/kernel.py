@@ -180,14 +180,22 @@ def _call(policy: Policy, state: State, name: str, payload: Content) -> Step:
         source = policy.sources[rule.read]
         if source.flows_to(state.label):
             return state, Reply.GRANTED, ()
-        return replace(state, label=state.label.join(source)), Reply.GRANTED, ()
+        return _with(state, state.label.join(source), state.sinks), Reply.GRANTED, ()
     if rule.write is None:
         return _denied(state)
     sink = policy.sinks[rule.write]
     content = state.sinks.get(rule.write, EMPTY).joined(payload)
     if not state.label.flows_to(sink.label) or content.size > sink.capacity_bytes:  # NI-3: no write down
         return _denied(state)
-    return replace(state, sinks={**state.sinks, rule.write: content}), Reply.GRANTED, ()
+    return _with(state, state.label, {**state.sinks, rule.write: content}), Reply.GRANTED, ()
+
+
+def _with(state: State, label: Label, sinks: Mapping[str, Content]) -> State:
+    """Return a state in which a call changed these two; `replace` would take twice as long."""
+    return State(
+        state.phase, state.ticks_left, label, state.alive, state.rows_class, state.header, sinks,
+        state.uses, state.spent,
+    )  # fmt: skip
 
 
 def _denied(state: State) -> Step:
