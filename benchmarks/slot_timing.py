@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,10 +103,12 @@ def lead(slot_ms: int) -> None:
     """Run one slot for each line of standard input, the name of a guest; send one byte when it ends."""
     process.subprocess = SimpleNamespace(Popen=WarmChild, PIPE=None, DEVNULL=None)  # type: ignore[attr-defined,assignment]
     create.GuestProcess = TimedProcess  # type: ignore[attr-defined]
-    policy, dataset = parse_policy(POLICY_FILE), small_dataset()
+    raw = POLICY_FILE.replace(b"create_ms = [", b"create_ms = [%d, " % slot_ms)
+    policy, dataset = parse_policy(raw), small_dataset()
     header = encode_header(policy.menus, Header(1, 16, 1, 4096, 5, slot_ms))
-    state = kernel.State("Create", 1, policy.guest_label, alive=True, rows_class=60, header=header)
-    node = SimpleNamespace(policy_bytes=POLICY_FILE)
+    begin = kernel.initial(policy, rows_class=60, spent={})
+    state = replace(begin, phase="Create", header=header)
+    node = SimpleNamespace(policy_bytes=raw)
     plaintext = encode_dataset(dataset)
     for line in sys.stdin:
         inputs = SimpleNamespace(
