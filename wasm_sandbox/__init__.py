@@ -1,6 +1,9 @@
 """Runs one WebAssembly guest with exactly the authority it was given. Knows no policy."""
 
 from wasm_sandbox.admission import HOST_MODULE, inspect
+from wasm_sandbox.component import ComponentGuest, load_component
+from wasm_sandbox.component_admission import is_component
+from wasm_sandbox.component_types import ComponentCall
 from wasm_sandbox.errors import (
     GuestAddressError,
     GuestRefusedError,
@@ -14,6 +17,8 @@ from wasm_sandbox.types import Ending, GuestInfo, Handler, HostCall, Limits, Out
 
 __all__ = [
     "HOST_MODULE",
+    "ComponentCall",
+    "ComponentGuest",
     "Ending",
     "GuestAddressError",
     "GuestInfo",
@@ -27,5 +32,7 @@ __all__ = [
     "SandboxError",
     "StopGuest",
     "inspect",
+    "is_component",
+    "load_component",
     "run",
 ]

@@ -27,20 +27,22 @@ _OFF: Final = (
     "parallel_compilation",
     "debug_info",
 )
+_COMPONENTS: Final = ("wasm_component_model", "parallel_compilation")
 _ZERO: Final = ("memory_reservation", "memory_guard_size", "memory_reservation_for_growth")
 
 
-def make_engine(*, stack_bytes: int) -> Engine:
+def make_engine(*, stack_bytes: int, components: bool = False) -> Engine:
     """Make an engine of its own, so that ending its guest by the epoch touches no other guest.
 
     Args:
         stack_bytes: native stack a guest may use.
+        components: whether it is for components, which are large and so are compiled in parallel.
     """
     config = Config()
     for name in _ON:
         setattr(config, name, True)
     for name in _OFF:
-        setattr(config, name, False)
+        setattr(config, name, components and name in _COMPONENTS)
     for name in _ZERO:
         setattr(config, name, 0)
     config.max_wasm_stack = stack_bytes  # SAND-4

@@ -30,6 +30,7 @@ class Limits:
         stack_bytes: native stack used by the guest's calls, 16 KiB to 1 MiB.
         module_bytes: size of the guest's binary.
         output_bytes: sum of all bytes that host calls read from the guest's memory.
+        component_bytes: size of the binary of a guest that is a component; 0 refuses components.
 
     Raises:
         ValueError: a limit lies outside what the engine can keep.
@@ -41,6 +42,7 @@ class Limits:
     stack_bytes: int = 512 << 10
     module_bytes: int = 8 << 20
     output_bytes: int = 64 << 20
+    component_bytes: int = 0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -50,6 +52,7 @@ class Limits:
             "stack_bytes": (MIN_STACK_BYTES, MAX_STACK_BYTES),
             "module_bytes": (0, 1 << 30),
             "output_bytes": (0, MAX_MEMORY_BYTES),
+            "component_bytes": (0, 1 << 30),
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:

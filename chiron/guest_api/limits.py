@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chiron.guest_api.calls import CALL_PARAMETERS
+from chiron.guest_api.lowering import CALL_PARAMETERS
 from wasm_sandbox import Limits, inspect
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chiron.guest_api.calls import HostCalls
+from chiron.guest_api.lowering import CALLS
 from chiron.parties.build import GUEST_EXPORTS, GUEST_IMPORTS
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ def wit_functions(interface: str) -> dict[str, list[str]]:
     found = re.findall(r"([a-z-]+): func\(([^)]*)\) -> s32;", body)
     assert len(found) == body.count("func(")
     return {name: re.findall(r": (\w+)", parameters) for name, parameters in found}
+
+
+def wit_typed_functions() -> dict[str, str]:
+    """Return the type of every function of the interface for components, without the parameters' names."""
+    text = re.sub(r"//.*", "", (SPEC / "guest.wit").read_text(encoding="utf-8"))
+    body = text.split("interface calls {")[1].split("\n}")[0]
+    found = re.findall(r"([a-z-]+): (func\(.*\) -> .*);", body)
+    assert len(found) == body.count("func(")
+    return {name: re.sub(r"[a-z-]+: ", "", signature) for name, signature in found}
 
 
 def header_functions(kind: str) -> dict[str, int]:
@@ -49,3 +59,13 @@ def test_the_host_calls_are_the_contract() -> None:
     unused = (cast("Monitor", None), cast("Schema", None))
     calls = HostCalls(unused[0], schema=unused[1], seed=b"", dataset=None).imports()
     assert {name: call.parameters for name, call in calls.items()} == dict(GUEST_IMPORTS)
+
+
+def test_the_calls_of_a_component_are_the_contract() -> None:
+    unused = (cast("Monitor", None), cast("Schema", None))
+    calls = HostCalls(unused[0], schema=unused[1], seed=b"", dataset=None).component_imports()
+    assert {name: call.signature for name, call in calls.items()} == wit_typed_functions()
+
+
+def test_both_lowerings_have_the_same_calls() -> None:
+    assert wit_typed_functions().keys() == wit_functions("host").keys() == CALLS.keys()
