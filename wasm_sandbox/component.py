@@ -42,9 +42,12 @@ class ComponentGuest:
     A context manager: leaving it frees the compiled code.
     """
 
-    def __init__(self, engine: Engine, component: Component, info: GuestInfo, *, fast: bool) -> None:
+    def __init__(
+        self, engine: Engine, component: Component, info: GuestInfo, *, granted: Mapping[str, str], fast: bool
+    ) -> None:
         self._engine = engine
         self._component = component
+        self._imports = {(name, granted[name]) for name in info.imports}
         self._fast = fast
         self.info = info
 
@@ -56,7 +59,8 @@ class ComponentGuest:
             imports: the host calls; those that `load_component` was told were granted.
             limits: the most it may use; the stack's limit is the one it was loaded with.
         """
-        if export not in self.info.exports or not self.info.imports <= set(imports):
+        known = {(name, call.signature) for name, call in imports.items()}
+        if export not in self.info.exports or not self._imports <= known:
             raise ValueError("run what load_component checked, with the calls that it was granted")
         with (
             nullcontext() if self._fast else _ONE_AT_A_TIME,
@@ -84,13 +88,13 @@ class ComponentGuest:
 
 
 def load_component(
-    guest: bytes, *, granted: Mapping[str, ComponentCall], limits: Limits, exports: Collection[str] = ()
+    guest: bytes, *, granted: Mapping[str, str], limits: Limits, exports: Collection[str] = ()
 ) -> ComponentGuest:
     """Check every rule a component must obey and compile it; run this where it can be killed.
 
     Args:
         guest: the binary.
-        granted: the host calls it may import, by name, with their types.
+        granted: the host calls it may import, by name, each with its `ComponentCall.signature`.
         limits: sizes it must keep to; `component_bytes` of 0 refuses every component.
         exports: functions of the model interface it must export, each `() -> s32`.
 
@@ -104,7 +108,7 @@ def load_component(
     except BaseException:
         engine.close()
         raise
-    return ComponentGuest(engine, component, info, fast=fast_path_fits())
+    return ComponentGuest(engine, component, info, granted=granted, fast=fast_path_fits())
 
 
 class _Request:

@@ -27,7 +27,6 @@ from wasm_sandbox.types import GuestInfo
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from wasm_sandbox.component_types import ComponentCall
     from wasm_sandbox.types import Limits
 
 # Component Model, binary format, preamble: version 13, layer 1 (a core module has version 1, layer 0).
@@ -73,7 +72,7 @@ def describe_component(
     component: Component,
     guest: bytes,
     *,
-    granted: Mapping[str, ComponentCall],
+    granted: Mapping[str, str],
     exports: Collection[str],
 ) -> GuestInfo:
     """Check imports and exports of a compiled component.
@@ -113,13 +112,13 @@ def _exported(engine: Engine, component: Component) -> dict[str, str]:
     return {name: _signature(item) for name, item in items.items() if isinstance(item, FuncType)}
 
 
-def _check_import(name: str, item: object, granted: Mapping[str, ComponentCall]) -> None:
+def _check_import(name: str, item: object, granted: Mapping[str, str]) -> None:
     if name not in granted:
         raise _not_granted(f"{HOST_INTERFACE}#{name}", granted)
     found = _signature(item) if isinstance(item, FuncType) else "no function"
-    if found != granted[name].signature:
+    if found != granted[name]:
         raise GuestRefusedError(
-            f"import {name!r} must be {granted[name].signature}: build it with the contract of this Chiron",
+            f"import {name!r} must be {granted[name]}: build it with the contract of this Chiron",
             rule="imports",
         )
 

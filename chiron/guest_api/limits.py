@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chiron.guest_api.lowering import CALL_PARAMETERS
-from wasm_sandbox import Limits, inspect
+from chiron.guest_api.lowering import CALL_PARAMETERS, component_signatures
+from wasm_sandbox import ComponentGuest, Limits, inspect, is_component, load_component
 
 if TYPE_CHECKING:
     from chiron.policy.types import Policy
 
 EXPORTS = ("configure", "create")
+COMPONENT_BYTES = 32 << 20  # a Python guest is 18 MiB, nearly all of it the interpreter
 
 
-def sandbox_limits(policy: Policy) -> Limits:
-    """Return the policy's limits in the sandbox's terms."""
+def sandbox_limits(policy: Policy, *, components: bool = False) -> Limits:
+    """Return the policy's limits in the sandbox's terms; `components` says whether it runs components."""
     limits = policy.limits
     return Limits(
         fuel=limits.fuel,
@@ -23,16 +24,35 @@ def sandbox_limits(policy: Policy) -> Limits:
         stack_bytes=limits.stack_bytes,
         module_bytes=limits.module_bytes,
         output_bytes=limits.memory_bytes,
+        component_bytes=COMPONENT_BYTES if components else 0,
     )
 
 
-def inspect_guest(policy: Policy, guest: bytes) -> None:
+def load_guest(policy: Policy, guest: bytes, *, components: bool = False) -> ComponentGuest | None:
     """Refuse a guest that is no WebAssembly, asks for more than it may have, or lacks an export.
 
     It compiles the guest, which takes as long as the guest makes it: only where it can be killed, or where
     the guest is one's own.
 
+    Returns:
+        A component, compiled, because that takes many seconds; None for a core guest.
+
     Raises:
         GuestRefusedError: names the rule and the remedy; for the operator alone.
     """
-    inspect(guest, granted=CALL_PARAMETERS, limits=sandbox_limits(policy), exports=EXPORTS)
+    limits = sandbox_limits(policy, components=components)
+    if is_component(guest):  # SAND-8
+        return load_component(guest, granted=component_signatures(), limits=limits, exports=EXPORTS)
+    inspect(guest, granted=CALL_PARAMETERS, limits=limits, exports=EXPORTS)
+    return None
+
+
+def inspect_guest(policy: Policy, guest: bytes, *, components: bool = False) -> None:
+    """Check a guest as `load_guest` does, for whoever does not run it.
+
+    Raises:
+        GuestRefusedError: names the rule and the remedy; for the operator alone.
+    """
+    compiled = load_guest(policy, guest, components=components)
+    if compiled is not None:
+        compiled.close()

@@ -99,6 +99,11 @@ def _bytes_of(answer: Numbers) -> int:
     return len(answer) if isinstance(answer, bytes) else answer.nbytes
 
 
+def component_signatures() -> dict[str, str]:
+    """Return the type of every import a component may name, as WIT writes it."""
+    return {name: component_call(form, lambda *_: REFUSED).signature for name, form in CALLS.items()}
+
+
 def component_imports(table: Mapping[str, Logic]) -> dict[str, ComponentCall]:
     """Return every import a component may name: u32 parameters, the buffer as a list in or out."""
     return {name: component_call(CALLS[name], logic) for name, logic in table.items()}

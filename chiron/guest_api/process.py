@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, write_message
-from wasm_sandbox import GuestRefusedError
+from wasm_sandbox import GuestRefusedError, is_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OUT_OF_TIME = "out of time"
 ENVIRONMENT = ("PATH", "PYTHONPATH")  # all that the child is told of this process's environment
 LOAD_MS = 60_000  # start, transfer of the largest data set, compilation
+COMPONENT_LOAD_MS = 240_000  # a Python guest brings its interpreter: 10 to 40 s to compile
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,18 @@ class GuestReport:
 class GuestProcess:
     """One child process for one run of one export. A context manager: leaving it ends the child."""
 
-    def __init__(self, guest: bytes, *, policy: bytes, schema: Schema, dataset: bytes | None) -> None:
+    def __init__(
+        self,
+        guest: bytes,
+        *,
+        policy: bytes,
+        schema: Schema,
+        dataset: bytes | None,
+        components: bool = False,
+    ) -> None:
         """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
+
+        `components` says whether the guest may be a component.
 
         Raises:
             GuestRefusedError: the guest is refused, or takes too long to compile; for the operator alone.
@@ -71,8 +82,9 @@ class GuestProcess:
             env=environment,
         )
         try:
-            with self._killed_after(LOAD_MS):
-                self._send({"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset})
+            with self._killed_after(COMPONENT_LOAD_MS if components and is_component(guest) else LOAD_MS):
+                loaded = {"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset}
+                self._send(loaded | {"components": components})
                 answer = self._receive()
         except BaseException:
             self.close()
