@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from wasm_sandbox.component_types import ELEMENTS, HOST_INTERFACE, ComponentCall
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from wasmtime import Config
     from wasmtime.component import Linker, LinkerInstance
 
 _MAJOR: Final = "50"
@@ -55,6 +57,12 @@ def fast_path_fits() -> bool:
         return False
     major = importlib.metadata.version("wasmtime").split(".")[0]
     return (major, layout, kinds) == (_MAJOR, (_VALUE_BYTES, _PAYLOAD_AT, 0), (_LIST, _S32, _RESULT))
+
+
+def switch_off_async(config: Config) -> None:
+    """Refuse components with tasks, futures and streams; a version without this setting keeps its default."""
+    with suppress(AttributeError):
+        ffi.wasmtime_config_wasm_component_model_async_set(config.ptr(), False)  # noqa: FBT003 - C's signature
 
 
 def link(linker: Linker, calls: Mapping[str, ComponentCall], port: Port, *, fast: bool) -> list[Any]:

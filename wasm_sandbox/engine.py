@@ -4,6 +4,8 @@ from typing import Final
 
 from wasmtime import Config, Engine
 
+from wasm_sandbox.component_link import switch_off_async
+
 _ON: Final = ("consume_fuel", "epoch_interruption", "cranelift_nan_canonicalization")
 _OFF: Final = (
     # proposals beyond core 2.0
@@ -19,6 +21,8 @@ _OFF: Final = (
     "wasm_custom_page_sizes",
     "wasm_wide_arithmetic",
     "wasm_component_model",
+    "wasm_component_model_map",
+    "wasm_component_model_implements",
     "gc_support",
     "shared_memory",
     # no signal handlers in the process and no huge reservations of address space: also what Gramine needs
@@ -46,4 +50,6 @@ def make_engine(*, stack_bytes: int, components: bool = False) -> Engine:
     for name in _ZERO:
         setattr(config, name, 0)
     config.max_wasm_stack = stack_bytes  # SAND-4
+    if components:
+        switch_off_async(config)
     return Engine(config)
