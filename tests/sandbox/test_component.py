@@ -270,7 +270,7 @@ def test_running_with_other_calls_than_it_was_checked_with_is_our_own_mistake() 
         for export, imports in (
             ("configure", {}),
             ("configure", {"call": ComponentCall((), None, lambda _: 0)}),
-            ("create", {"call": call}),
+            ("transform", {"call": call}),
         ):
             with pytest.raises(ValueError, match="load_component"):
                 guest.run(export=export, imports=imports, limits=LIMITS)

@@ -25,7 +25,7 @@ def component(
     model: str = MODEL_INTERFACE,
     outside: str = "",
 ) -> bytes:
-    """Return a component whose `configure` has the given body.
+    """Return a component whose `configure` and `create` both have the given body.
 
     Args:
         body: code of a core function that returns an i32. `$NAME` calls a host call: a number is one i32, a
@@ -66,7 +66,7 @@ def component(
       (core instance $main (instantiate $main
         (with "base" (instance $base)) (with "host" (instance {given}))))
       (func $go (result s32) (canon lift (core func $main "go")))
-      (instance $model (export "configure" (func $go)))
+      (instance $model (export "configure" (func $go)) (export "create" (func $go)))
       (export "{model}" (instance $model)))"""
     return bytes(wasmtime.wat2wasm(text))
 
