@@ -105,6 +105,7 @@ def make_graph(schema: chiron.Schema, found: Findings, width: int) -> bytes:
 class Model(exports.Model):
     """The guest."""
 
+    @chiron.traced
     def configure(self) -> int:
         """Look at the schema and declare the public header."""
         schema = chiron.schema()
@@ -124,6 +125,7 @@ class Model(exports.Model):
             create_ms=2000,
         )
 
+    @chiron.traced
     def create(self) -> int:
         """Look at the data's statistics; emit one graph and one plan."""
         schema = chiron.schema()

@@ -130,6 +130,19 @@ def test_a_call_outside_its_phase_stops_the_python_guest(python_guest: Component
     assert not monitor.state.alive
 
 
+def test_an_exception_of_the_guest_comes_back_as_its_line(python_guest: ComponentGuest) -> None:
+    data = DATASETS["digits"]
+    state = replace(kernel.initial(POLICY, rows_class=data.schema.rows_class), phase="Create")
+    imports = HostCalls(
+        Monitor(POLICY, state), schema=data.schema, seed=b"", dataset=data
+    ).component_imports()
+    refused = replace(imports["statistics"], handler=lambda _: -1)
+    outcome = python_guest.run(export="create", imports=imports | {"statistics": refused}, limits=LIMITS)
+    source = (REPOSITORY / "examples" / "mlp-python" / "guest.py").read_text().splitlines()
+    line = next(i for i, text in enumerate(source, 1) if "chiron.statistics(chiron.ALL_VALUES)" in text)
+    assert outcome.value == 100_000 + line
+
+
 def test_little_fuel_and_little_memory_end_the_python_guest(python_guest: ComponentGuest) -> None:
     data = DATASETS["digits"]
     for change, ending in (

@@ -16,12 +16,13 @@ from componentize_py_types import Err
 from wit_world.imports import calls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 REFUSED, NO_ROOM = -1, -2
 ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
 SGD, ADAMW = range(2)
 CONSTANT, COSINE = range(2)
+FAILED_AT_LINE = 100_000
 MESSAGE_BYTES = 1 << 20
 _FLOAT = struct.Struct("<f")
 _PLAN = struct.Struct("<IIfffIII")
@@ -55,6 +56,26 @@ def f32(value: float) -> float:
 def clamp(value: float, low: float, high: float) -> float:
     """Return the value, or the nearer end of the range that it lies outside of."""
     return low if value < low else high if value > high else value  # noqa: FURB136 - as chiron_clamp
+
+
+def traced(method: Callable[..., int]) -> Callable[..., int]:
+    """Turn an exception of `configure` or `create` into the result 100000 + the line that it came through.
+
+    There is no standard error to write to: this number is what `chiron dry-run` shows of an exception.
+    """
+
+    def guarded(model: object) -> int:
+        try:
+            return method(model)
+        except Exception as error:  # noqa: BLE001 - whatever the guest did
+            line, step = 0, error.__traceback__
+            while step is not None:
+                if step.tb_frame.f_code.co_filename == method.__code__.co_filename:
+                    line = step.tb_lineno
+                step = step.tb_next
+            return FAILED_AT_LINE + line
+
+    return guarded
 
 
 def schema() -> Schema:
