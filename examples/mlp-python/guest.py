@@ -122,7 +122,7 @@ class Model(exports.Model):
             workers=WORKERS,
             parameters=parameters,
             slot_ms=20 if parameters <= 1 << 16 else 50,
-            create_ms=2000,
+            create_ms=2000 if parameters <= 1 << 16 else 5000,
         )
 
     @chiron.traced

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import wasmtime
+import wasmtime.component
 from components import ANSWER_AT, component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import wasm_sandbox.component
 from wasm_sandbox import ComponentCall, Ending, Limits, Outcome, StopGuest, component_link, load_component
 from wasm_sandbox.component_types import ELEMENTS
 
@@ -118,8 +120,14 @@ def test_the_same_run_uses_the_same_fuel() -> None:
 
 
 @both_paths
-def test_a_stop_ends_the_guest_and_no_later_call_is_answered(*, fast: bool) -> None:
-    seen = []
+def test_a_stop_takes_the_guests_fuel(monkeypatch: pytest.MonkeyPatch, *, fast: bool) -> None:
+    seen, calls, answer = [], [], wasm_sandbox.component._Request.answer
+
+    def counted(request: wasm_sandbox.component._Request, *arguments: Any) -> Any:  # noqa: ANN401
+        calls.append(1)
+        return answer(request, *arguments)
+
+    monkeypatch.setattr(wasm_sandbox.component._Request, "answer", counted)
 
     def stop_at_three(values: Values) -> int:
         seen.append(values[0])
@@ -129,6 +137,7 @@ def test_a_stop_ends_the_guest_and_no_later_call_is_answered(*, fast: bool) -> N
 
     (outcome,) = go(calling(COUNT_CALLS), status(stop_at_three), fast=fast)
     assert seen == [0, 1, 2, 3]
+    assert len(calls) == 4
     assert (outcome.ending, outcome.value) == (Ending.STOPPED, None)
     assert outcome.detail == "host call call: StopGuest: enough"
     assert 0 < outcome.fuel_used < 1000
@@ -282,6 +291,32 @@ def test_running_with_other_calls_than_it_was_checked_with_is_our_own_mistake() 
 def test_a_host_call_of_other_kinds_cannot_be_made(parameters: tuple[str, ...], gives: str | None) -> None:
     with pytest.raises(ValueError, match="made of"):
         ComponentCall(parameters, gives, lambda _: 0)
+
+
+@both_paths
+def test_the_public_path_runs_one_guest_at_a_time(*, fast: bool) -> None:
+    first, second = threading.Event(), threading.Event()
+    together = []
+
+    def wait(_: Values) -> int:
+        if not first.is_set():
+            first.set()
+            together.append(second.wait(5 if fast else 0.3))
+        second.set()
+        return 0
+
+    imports = status(wait)
+    signature = {"call": imports["call"].signature}
+    binary = calling(f"{CALL} {NOTHING}")
+    with load_component(binary, granted=signature, limits=LIMITS, exports=["configure"]) as guest:
+        guest._fast = fast
+
+        def run(_: int) -> Outcome:
+            return guest.run(export="configure", imports=imports, limits=LIMITS)
+
+        with ThreadPoolExecutor(2) as pool:
+            assert {outcome.ending for outcome in pool.map(run, range(2))} == {Ending.RETURNED}
+    assert together == [fast]
 
 
 class OwnFaultError(Exception):

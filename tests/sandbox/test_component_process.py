@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from components import ANSWER_AT, component
 from deployments import POLICY, POLICY_BYTES, small_dataset
@@ -92,6 +93,14 @@ def test_what_is_larger_than_a_message_has_no_room() -> None:
     calls = HostCalls(monitor_in("Create"), schema=DATASET.schema, seed=b"", dataset=rows).component_imports()
     assert calls["batch"].handler((0, wanted)) == -2
     assert memoryview(calls["batch"].handler((0, wanted - 1))).nbytes == (wanted - 1) * each  # type: ignore[arg-type]
+
+
+def test_more_targets_than_a_message_holds_have_no_room() -> None:
+    most = MESSAGE_BYTES // 4
+    many = replace(DATASET, targets=DATASET.targets[np.zeros(most + 1, dtype=int)])
+    calls = HostCalls(monitor_in("Create"), schema=DATASET.schema, seed=b"", dataset=many).component_imports()
+    assert calls["targets"].handler((0, most + 1)) == -2
+    assert not isinstance(calls["targets"].handler((0, most)), int)
 
 
 def test_a_call_that_is_not_granted_is_denied_before_its_size_is_looked_at() -> None:
