@@ -1,17 +1,20 @@
 """Runs one WebAssembly guest with exactly the authority it was given. Knows no policy."""
 
-from wasm_sandbox.admission import HOST_MODULE, inspect
+from wasm_sandbox.admission import HOST_MODULE
 from wasm_sandbox.component import ComponentGuest, load_component
 from wasm_sandbox.component_admission import is_component
 from wasm_sandbox.component_types import ComponentCall
+from wasm_sandbox.engine import Profile
 from wasm_sandbox.errors import (
     GuestAddressError,
     GuestRefusedError,
+    HostCallLimitError,
     OutputLimitError,
     SandboxError,
     StopGuest,
 )
-from wasm_sandbox.execution import run
+from wasm_sandbox.guest import Guest, Rules, inspect, load, run
+from wasm_sandbox.image import load_image, precompile
 from wasm_sandbox.memory import GuestMemory
 from wasm_sandbox.types import Ending, GuestInfo, Handler, HostCall, Limits, Outcome
 
@@ -20,19 +23,26 @@ __all__ = [
     "ComponentCall",
     "ComponentGuest",
     "Ending",
+    "Guest",
     "GuestAddressError",
     "GuestInfo",
     "GuestMemory",
     "GuestRefusedError",
     "Handler",
     "HostCall",
+    "HostCallLimitError",
     "Limits",
     "Outcome",
     "OutputLimitError",
+    "Profile",
+    "Rules",
     "SandboxError",
     "StopGuest",
     "inspect",
     "is_component",
+    "load",
     "load_component",
+    "load_image",
+    "precompile",
     "run",
 ]

@@ -6,33 +6,12 @@ from typing import Final
 
 from wasmtime import Engine, FuncType, ImportType, MemoryType, Module, WasmtimeError
 
-from wasm_sandbox.binary import check_binary
-from wasm_sandbox.engine import make_engine
 from wasm_sandbox.errors import GuestRefusedError
 from wasm_sandbox.types import PAGE_BYTES, GuestInfo, Limits
 
 HOST_MODULE: Final = "chiron"
 _SHOWN = 80  # characters of a name that a message repeats
-
-
-def inspect(
-    guest: bytes, *, granted: Collection[str], limits: Limits, exports: Collection[str] = ()
-) -> GuestInfo:
-    """Check every rule a guest must obey before it runs. Compiles it, so run this where it can be killed.
-
-    Args:
-        guest: the binary.
-        granted: names of the host calls it may import from module `chiron`; when it is a mapping, to the
-            number of parameters each has, that number is checked too (`run` always checks it).
-        limits: sizes it must keep to.
-        exports: functions it must export, each `() -> i32`.
-
-    Raises:
-        GuestRefusedError: a rule is broken; the text names the rule and the remedy.
-    """
-    check_binary(guest, module_bytes=limits.module_bytes)
-    with make_engine(stack_bytes=limits.stack_bytes) as engine, compile_guest(engine, guest) as module:
-        return describe(module, guest, granted=granted, limits=limits, exports=exports)
+_SHOWN_ERROR = 500  # characters of the compiler's message that are repeated
 
 
 def compile_guest(engine: Engine, guest: bytes) -> Module:
@@ -44,13 +23,25 @@ def compile_guest(engine: Engine, guest: bytes) -> Module:
     try:
         return Module(engine, guest)
     except WasmtimeError as error:
-        raise GuestRefusedError(f"not valid WebAssembly for this sandbox: {error}", rule="binary") from error
+        text = str(error)[:_SHOWN_ERROR]
+        raise GuestRefusedError(f"not valid WebAssembly for this sandbox: {text}", rule="binary") from error
 
 
 def describe(
-    module: Module, guest: bytes, *, granted: Collection[str], limits: Limits, exports: Collection[str]
+    module: Module, guest: bytes, *, granted: Mapping[str, int], limits: Limits, exports: Collection[str]
 ) -> GuestInfo:
-    """Check imports, memory and exports of a compiled guest; arguments and errors as for `inspect`."""
+    """Check imports, memory and exports of a compiled guest.
+
+    Args:
+        module: the compiled guest.
+        guest: the binary.
+        granted: names of the host calls it may import from module `chiron`, each with its number of i32.
+        limits: sizes it must keep to.
+        exports: functions it must export, each `() -> i32`.
+
+    Raises:
+        GuestRefusedError: a rule is broken; the text names the rule and the remedy.
+    """
     imports = frozenset(_check_import(wanted, granted) for wanted in module.imports)
     memory_bytes = _check_memory(module, limits.memory_bytes)
     functions = frozenset(
@@ -72,7 +63,7 @@ def describe(
     )
 
 
-def _check_import(wanted: ImportType, granted: Collection[str]) -> str:
+def _check_import(wanted: ImportType, granted: Mapping[str, int]) -> str:
     name = wanted.name or ""
     full_name = repr(f"{wanted.module}.{name}"[:_SHOWN])
     if wanted.module != HOST_MODULE or name not in granted:  # SAND-1
@@ -82,7 +73,7 @@ def _check_import(wanted: ImportType, granted: Collection[str]) -> str:
             rule="imports",
         )
     found = _signature(wanted.type) if isinstance(wanted.type, FuncType) else ([], [])
-    parameters = granted[name] if isinstance(granted, Mapping) else len(found[0])
+    parameters = granted[name]
     if found != (["i32"] * parameters, ["i32"]):
         raise GuestRefusedError(
             f"import {full_name} must be a function of {parameters} i32 that returns one i32: "

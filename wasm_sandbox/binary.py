@@ -11,12 +11,27 @@ MAGIC: Final = b"\0asm"
 VERSION: Final = b"\x01\0\0\0"
 _START_SECTION: Final = 8
 _LAST_SECTION: Final = 12  # data count; what comes after belongs to proposals that are switched off
+_MAX_SECTIONS: Final = 200
+# Entries of a section, by its number. Each entry costs the engine or this package memory or time that neither
+# fuel nor the size of the binary bounds well; no compiler's output comes near.
+_MAX_ENTRIES: Final = {
+    1: ("types", 10_000),
+    2: ("imports", 1_000),
+    3: ("functions", 50_000),
+    4: ("tables", 100),
+    5: ("memories", 100),
+    6: ("globals", 10_000),
+    7: ("exports", 10_000),
+    9: ("element segments", 10_000),
+    10: ("functions", 50_000),
+    11: ("data segments", 50_000),
+}
 _U32_BYTES: Final = 5  # ceil(32 / 7)
 _U32_LAST_MAX: Final = 0x0F  # the fifth byte holds the top four bits
 
 
 def check_binary(guest: bytes, *, module_bytes: int) -> None:
-    """Check size, magic number, version and the frame of every section; refuse start functions.
+    """Check size, magic number, version, and frame and count of every section; refuse start functions.
 
     Args:
         guest: the binary.
@@ -32,8 +47,12 @@ def check_binary(guest: bytes, *, module_bytes: int) -> None:
         )
     _check_preamble(guest)
     position = len(MAGIC) + len(VERSION)
-    while position < len(guest):
+    for _ in range(_MAX_SECTIONS):
+        if position >= len(guest):
+            return
         position = _check_section(guest, position)
+    if position < len(guest):
+        raise GuestRefusedError(f"more than {_MAX_SECTIONS} sections: strip it", rule="sections")
 
 
 def _check_preamble(guest: bytes) -> None:
@@ -63,7 +82,16 @@ def _check_section(guest: bytes, position: int) -> int:
         raise GuestRefusedError(
             f"unknown section {kind} at byte {position}: compile for WebAssembly 2.0", rule="binary"
         )
+    if kind in _MAX_ENTRIES:
+        _check_entries(guest, body, kind=kind)
     return body + size
+
+
+def _check_entries(guest: bytes, body: int, *, kind: int) -> None:
+    what, most = _MAX_ENTRIES[kind]
+    count, _ = _read_u32(guest, body)
+    if count > most:
+        raise GuestRefusedError(f"{count} {what}, the limit is {most}: use fewer", rule="sections")
 
 
 def _read_u32(guest: bytes, position: int) -> tuple[int, int]:

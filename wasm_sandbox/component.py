@@ -16,9 +16,9 @@ from wasmtime.component import Component, Func, Linker
 from wasm_sandbox.component_admission import compile_checked, describe_component
 from wasm_sandbox.component_link import fast_path_fits, link
 from wasm_sandbox.component_types import MODEL_INTERFACE
-from wasm_sandbox.engine import make_engine
-from wasm_sandbox.errors import OutputLimitError, StopGuest
-from wasm_sandbox.types import Ending, Outcome
+from wasm_sandbox.engine import Profile, make_component_engine
+from wasm_sandbox.errors import HostCallLimitError, OutputLimitError, StopGuest
+from wasm_sandbox.types import MAX_DETAIL, Ending, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -101,7 +101,7 @@ def load_component(
     Raises:
         GuestRefusedError: a rule is broken; the text names the rule and the remedy.
     """
-    engine = make_engine(stack_bytes=limits.stack_bytes, components=True)
+    engine = make_component_engine(stack_bytes=limits.stack_bytes, profile=Profile.ENCLAVE)
     try:
         component = compile_checked(engine, guest, limits=limits)
         info = describe_component(engine, component, guest, granted=granted, exports=exports)
@@ -120,6 +120,7 @@ class _Request:
     def __init__(self, store: Store, *, limits: Limits) -> None:
         self._store = store
         self._limits = limits
+        self._calls_left = limits.host_calls
         self._output_left = limits.output_bytes
         self._stopped_in = ""
         self._fuel_at_stop = 0
@@ -161,7 +162,7 @@ class _Request:
         if self.fault is not None:
             return _STOPPED_STATUS
         try:
-            self._count_output(values)
+            self._count(values)
             answer = call.handler(values)
             _check_answer(call, answer)
         except BaseException as error:  # noqa: BLE001 - SAND-7: nothing may be raised into wasmtime
@@ -177,7 +178,12 @@ class _Request:
             self._fuel_at_stop = self._store.get_fuel()
             self._store.set_fuel(0)
 
-    def _count_output(self, values: tuple[int | bytes, ...]) -> None:
+    def _count(self, values: tuple[int | bytes, ...]) -> None:
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise HostCallLimitError(
+                f"the guest made more than {self._limits.host_calls} host calls: ask for more at once"
+            )
         self._output_left -= sum(len(value) for value in values if isinstance(value, bytes))
         if self._output_left < 0:
             raise OutputLimitError(
@@ -187,11 +193,11 @@ class _Request:
 
     def _outcome(self, ending: Ending, *, detail: str = "", value: int | None = None) -> Outcome:
         if self.fault is None:
-            return Outcome(ending, value, self._limits.fuel - self._store.get_fuel(), detail)
+            return Outcome(ending, value, self._limits.fuel - self._store.get_fuel(), detail[:MAX_DETAIL])
         stopped = isinstance(self.fault, StopGuest)
         ending = Ending.STOPPED if stopped else Ending.HOST_FAULT
         detail = f"host call {self._stopped_in}: {type(self.fault).__name__}: {self.fault}"
-        return Outcome(ending, None, self._limits.fuel - self._fuel_at_stop, detail)
+        return Outcome(ending, None, self._limits.fuel - self._fuel_at_stop, detail[:MAX_DETAIL])
 
 
 def _check_answer(call: ComponentCall, answer: int | Numbers) -> None:

@@ -29,3 +29,7 @@ class GuestAddressError(StopGuest):
 
 class OutputLimitError(StopGuest):
     """The guest handed more bytes to host calls than `Limits.output_bytes`."""
+
+
+class HostCallLimitError(StopGuest):
+    """The guest made more host calls than `Limits.host_calls`."""

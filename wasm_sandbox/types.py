@@ -12,8 +12,12 @@ MAX_MEMORY_BYTES = 2**32
 # guest needs room beyond it for the host calls.
 MAX_STACK_BYTES = 1 << 20
 MIN_STACK_BYTES = 16 << 10
+MAX_DETAIL = 2_000
 MAX_FUEL = 2**63 - 1
 MAX_PARAMETERS = 16
+TABLES = 4
+MAX_COMPILE_MS = 3_600_000
+MIN_COMPILE_BYTES = 128 << 20  # Python and wasmtime themselves need about half of it
 
 Handler = Callable[[GuestMemory, tuple[int, ...]], int]
 
@@ -30,7 +34,10 @@ class Limits:
         stack_bytes: native stack used by the guest's calls, 16 KiB to 1 MiB.
         module_bytes: size of the guest's binary.
         output_bytes: sum of all bytes that host calls read from the guest's memory.
+        host_calls: number of host calls of one run.
         component_bytes: size of the binary of a guest that is a component; 0 refuses components.
+        compile_ms: time that `precompile` gives the compiler's process.
+        compile_bytes: private memory of the compiler's process, at least 128 MiB.
 
     Raises:
         ValueError: a limit lies outside what the engine can keep.
@@ -42,7 +49,10 @@ class Limits:
     stack_bytes: int = 512 << 10
     module_bytes: int = 8 << 20
     output_bytes: int = 64 << 20
+    host_calls: int = 100_000
     component_bytes: int = 0
+    compile_ms: int = 10_000
+    compile_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         ranges = {
@@ -52,7 +62,10 @@ class Limits:
             "stack_bytes": (MIN_STACK_BYTES, MAX_STACK_BYTES),
             "module_bytes": (0, 1 << 30),
             "output_bytes": (0, MAX_MEMORY_BYTES),
+            "host_calls": (0, MAX_FUEL),
             "component_bytes": (0, 1 << 30),
+            "compile_ms": (1, MAX_COMPILE_MS),
+            "compile_bytes": (MIN_COMPILE_BYTES, 1 << 40),
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -99,9 +112,11 @@ class Outcome:
     Args:
         ending: which of the closed set of endings.
         value: the export's i32 result, signed; None unless it returned.
-        fuel_used: units of fuel spent until the end; after a stop, until the stop.
-        detail: text for the guest's author, with the names of functions when the guest has them. It can
-            depend on everything the guest saw: for a dry run on public data only.
+        fuel_used: units of fuel spent until the end; after a stop, until the stop; all of it when the stack
+            ran out, because how deep a stack reaches is the compiler's affair and differs between profiles.
+        detail: text for the guest's author, with the names of functions when the guest has them, at most
+            `MAX_DETAIL` characters. It can depend on everything the guest saw: for a dry run on public data
+            only.
     """
 
     ending: Ending

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,14 +34,33 @@ _HEADER = struct.Struct(f"<{len(FIELDS)}I")
 ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
 
 
-class HostCalls:
-    """The host's end of one run of a guest."""
+@dataclass(slots=True)
+class Flow:
+    """What one run of a transform is given: its rows (float32, little-endian), and the notes of `create`."""
 
-    def __init__(self, monitor: Monitor, *, schema: Schema, seed: bytes, dataset: Dataset | None) -> None:
+    rows: memoryview
+    row_bytes: int
+    notes: bytes
+    taken: int = 0
+
+
+class HostCalls:
+    """The host's end of one run of a guest. `flow` is for a transform, `dataset` for `create`."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        *,
+        schema: Schema,
+        seed: bytes,
+        dataset: Dataset | None = None,
+        flow: Flow | None = None,
+    ) -> None:
         self._monitor = monitor
         self._schema = schema
         self._seed = seed
         self._dataset = dataset
+        self._flow = flow
         self._drawn = 0
 
     def imports(self) -> dict[str, HostCall]:
@@ -62,6 +82,10 @@ class HostCalls:
             "targets": self._targets,
             "graph": self._graph,
             "plan": self._plan,
+            "keep": self._keep,
+            "kept": self._kept,
+            "take": self._take,
+            "give": self._give,
         }
 
     def _granted(self, name: str, payload: bytes = b"") -> None:
@@ -107,6 +131,29 @@ class HostCalls:
 
     def _plan(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
         return self._emit("plan", buffer)
+
+    def _keep(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        return self._emit("keep", buffer)
+
+    def _give(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        return self._emit("give", buffer)
+
+    def _kept(self, _numbers: tuple[int, ...], _buffer: Buffer) -> Answer:
+        return self._granted_flow("kept").notes
+
+    def _take(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        flow = self._granted_flow("take")
+        whole = flow.rows[flow.taken : flow.taken + buffer.size // flow.row_bytes * flow.row_bytes]
+        if not whole and flow.taken < len(flow.rows):
+            return NO_ROOM
+        flow.taken += len(whole)
+        return np.frombuffer(whole, dtype="u1")
+
+    def _granted_flow(self, name: str) -> Flow:
+        self._granted(name)
+        if self._flow is None:
+            raise StopGuest(f"host call {name!r} has no rows in this run")
+        return self._flow
 
     def _emit(self, name: str, buffer: Buffer) -> Answer:
         self._granted(name, buffer.read())

@@ -1,4 +1,6 @@
-"""The process that runs a guest: reads one request, runs one export under the kernel, writes one answer.
+"""The process that runs a guest: reads a request, runs one export under the kernel, writes one answer.
+
+`configure` and `create` have a process each; transforms share one, each in a fresh instance.
 
 Started as `python -m chiron.guest_api.child` by chiron.guest_api.process, which kills it when its slot ends.
 It is part of the enclave; it opens no file or socket, and its pipes are the only way in and out.
@@ -9,35 +11,66 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chiron.guest_api.calls import HostCalls
-from chiron.guest_api.dataset import Dataset, Schema, decode_dataset
+from chiron.guest_api.calls import Flow, HostCalls
+from chiron.guest_api.dataset import Schema, decode_dataset
+from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.limits import load_guest, sandbox_limits
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
-from chiron.guest_api.wire import read_message, write_message
+from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
 from chiron.policy.loader import parse_policy
-from wasm_sandbox import ComponentGuest, Ending, GuestRefusedError, run
+from wasm_sandbox import ComponentGuest, Ending, Guest, GuestRefusedError
+
+if TYPE_CHECKING:
+    from chiron.policy.types import Policy
 
 
 def main() -> None:
-    """Serve one request from standard input."""
+    """Serve the requests on standard input."""
     inbox, outbox = sys.stdin.buffer, sys.stdout.buffer
     loaded = read_message(inbox)
     schema = Schema.from_dict(loaded["schema"])
     plaintext = loaded["dataset"]
     dataset = None if plaintext is None else decode_dataset(plaintext, schema)
+    policy = parse_policy(loaded["policy"])
     try:
-        component = load_guest(
-            parse_policy(loaded["policy"]), loaded["guest"], components=loaded["components"]
-        )
+        guest = load_guest(policy, loaded["guest"], components=loaded["components"])
     except GuestRefusedError as error:
         write_message(outbox, {"refused": error.reason, "rule": error.rule})
         return
-    write_message(outbox, {"ready": True})
-    request = read_message(inbox)
-    threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
-    write_message(outbox, _run(loaded, schema, dataset, request, component=component))
+    with guest:
+        write_message(outbox, {"ready": True, "exports": sorted(guest.info.exports)})
+        request = read_message(inbox)
+        if "row_bytes" in request and isinstance(guest, Guest):  # components have no transforms
+            _serve_transforms(guest, policy, schema, loaded["notes"], request)
+            return
+        threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
+        monitor = Monitor(policy, state_from_dict(request["state"]))
+        calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
+        answer = _run(guest, monitor, calls, export=request["export"])
+        write_message(outbox, answer | {"state": state_to_dict(monitor.state)})
+
+
+def _serve_transforms(
+    guest: Guest, policy: Policy, schema: Schema, notes: bytes, request: dict[str, Any]
+) -> None:
+    """Answer this request and all that follow, until the enclave closes its end."""
+    while True:
+        monitor = Monitor(policy, state_from_dict(request["state"]))
+        flow = Flow(memoryview(read_rows(sys.stdin.buffer)), request["row_bytes"], notes)
+        calls = HostCalls(monitor, schema=schema, seed=request["seed"], flow=flow)
+        clock = threading.Timer(request["deadline_ms"] / 1000, guest.interrupt)
+        clock.start()
+        answer = _run(guest, monitor, calls, export=request["export"])
+        clock.cancel()
+        clock.join()  # an interrupt that comes late must not end the next run
+        write_message(sys.stdout.buffer, answer)
+        write_rows(sys.stdout.buffer, memoryview(monitor.written("transformed")))
+        try:
+            request = read_message(sys.stdin.buffer)
+        except GuestApiError:
+            return
 
 
 def _end_with_parent(inbox: BinaryIO) -> None:
@@ -46,26 +79,15 @@ def _end_with_parent(inbox: BinaryIO) -> None:
     os._exit(1)
 
 
-def _run(
-    loaded: dict[str, Any],
-    schema: Schema,
-    dataset: Dataset | None,
-    request: dict[str, Any],
-    *,
-    component: ComponentGuest | None,
-) -> dict[str, Any]:
-    policy = parse_policy(loaded["policy"])
-    monitor = Monitor(policy, state_from_dict(request["state"]))
-    calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
-    limits = sandbox_limits(policy, components=component is not None)
-    if component is None:
-        outcome = run(loaded["guest"], export=request["export"], imports=calls.imports(), limits=limits)
+def _run(guest: Guest | ComponentGuest, monitor: Monitor, calls: HostCalls, *, export: str) -> dict[str, Any]:
+    if isinstance(guest, ComponentGuest):
+        limits = sandbox_limits(monitor.policy, components=True)
+        outcome = guest.run(export=export, imports=calls.component_imports(), limits=limits)
     else:
-        outcome = component.run(export=request["export"], imports=calls.component_imports(), limits=limits)
+        outcome = guest.run(export, imports=calls.imports())
     if outcome.ending is not Ending.RETURNED or outcome.value != 0:
         monitor.fault()
     return {
-        "state": state_to_dict(monitor.state),
         "ending": outcome.ending.value,
         "value": outcome.value,
         "fuel": outcome.fuel_used,

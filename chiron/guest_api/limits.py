@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chiron.guest_api.lowering import CALL_PARAMETERS, component_signatures
-from wasm_sandbox import ComponentGuest, Limits, inspect, is_component, load_component
+from wasm_sandbox import ComponentGuest, Guest, Limits, Rules, is_component, load, load_component
 
 if TYPE_CHECKING:
     from chiron.policy.types import Policy
@@ -28,14 +28,8 @@ def sandbox_limits(policy: Policy, *, components: bool = False) -> Limits:
     )
 
 
-def load_guest(policy: Policy, guest: bytes, *, components: bool = False) -> ComponentGuest | None:
-    """Refuse a guest that is no WebAssembly, asks for more than it may have, or lacks an export.
-
-    It compiles the guest, which takes as long as the guest makes it: only where it can be killed, or where
-    the guest is one's own.
-
-    Returns:
-        A component, compiled, because that takes many seconds; None for a core guest.
+def load_guest(policy: Policy, guest: bytes, *, components: bool = False) -> Guest | ComponentGuest:
+    """Check and compile a guest, which takes as long as the guest makes it: only where it can be killed.
 
     Raises:
         GuestRefusedError: names the rule and the remedy; for the operator alone.
@@ -43,16 +37,16 @@ def load_guest(policy: Policy, guest: bytes, *, components: bool = False) -> Com
     limits = sandbox_limits(policy, components=components)
     if is_component(guest):  # SAND-8
         return load_component(guest, granted=component_signatures(), limits=limits, exports=EXPORTS)
-    inspect(guest, granted=CALL_PARAMETERS, limits=limits, exports=EXPORTS)
-    return None
+    return load(guest, Rules(CALL_PARAMETERS, limits, EXPORTS))
 
 
 def inspect_guest(policy: Policy, guest: bytes, *, components: bool = False) -> None:
-    """Check a guest as `load_guest` does, for whoever does not run it.
+    """Refuse a guest that is no WebAssembly, asks for more than it may have, or lacks an export.
+
+    It compiles the guest, which takes as long as the guest makes it: only where it can be killed, or where
+    the guest is one's own.
 
     Raises:
         GuestRefusedError: names the rule and the remedy; for the operator alone.
     """
-    compiled = load_guest(policy, guest, components=components)
-    if compiled is not None:
-        compiled.close()
+    load_guest(policy, guest, components=components).close()

@@ -48,6 +48,10 @@ CALLS: Final[Mapping[str, CallForm]] = {
     "targets": CallForm(2, Way.OUT, "s32"),
     "graph": CallForm(0, Way.IN),
     "plan": CallForm(0, Way.IN),
+    "keep": CallForm(0, Way.IN),
+    "kept": CallForm(0, Way.OUT),
+    "take": CallForm(0, Way.OUT, "f32"),
+    "give": CallForm(0, Way.IN, "f32"),
 }
 # In the core lowering the buffer is two parameters: pointer and length.
 CALL_PARAMETERS: Final[Mapping[str, int]] = {name: form.numbers + 2 for name, form in CALLS.items()}

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from chiron.guest_api.errors import GuestApiError
 from chiron.policy import kernel
-from chiron.policy.header import Header
-from chiron.policy.types import Label, Principal
+from chiron.policy.header import decode_header
+from chiron.policy.types import Content, Label, Principal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chiron.policy.header import Header
     from chiron.policy.types import Policy
 
 FIELDS = tuple(kernel.State.__dataclass_fields__)
@@ -24,9 +25,18 @@ class Monitor:
         self.policy = policy
         self.state = state
 
+    @property
+    def header(self) -> Header | None:
+        """The public header, once there is one."""
+        return decode_header(self.policy.menus, self.state.header)
+
+    def written(self, sink: str) -> bytes:
+        """Return what a sink holds."""
+        return self.state.sinks.get(sink, kernel.EMPTY).data
+
     def call(self, name: str, payload: bytes = b"") -> bool:
         """Decide one host call; False means that the guest must end, and that nobody may notice yet."""
-        return self._step(kernel.Call(name, payload))[0] is kernel.Reply.GRANTED
+        return self._step(kernel.Call(name, Content.of(payload)))[0] is kernel.Reply.GRANTED
 
     def fault(self) -> None:
         """Record that the guest ended by a trap, a limit or the clock."""
@@ -60,9 +70,10 @@ def state_to_dict(state: kernel.State) -> dict[str, Any]:
         "label": sorted(state.label.owners),
         "alive": state.alive,
         "rows_class": state.rows_class,
-        "header": None if state.header is None else state.header.as_dict(),
-        "sinks": dict(state.sinks),
+        "header": state.header,
+        "sinks": {name: content.data for name, content in state.sinks.items()},
         "uses": dict(state.uses),
+        "spent": dict(state.spent),
     }
 
 
@@ -74,14 +85,14 @@ def state_from_dict(fields: Mapping[str, Any]) -> kernel.State:
     """
     if set(fields) != set(FIELDS):
         raise GuestApiError(f"a kernel state has exactly the keys {sorted(FIELDS)}")
-    header = fields["header"]
     return kernel.State(
         phase=fields["phase"],
         ticks_left=fields["ticks_left"],
         label=Label(frozenset(Principal(owner) for owner in fields["label"])),
         alive=fields["alive"],
         rows_class=fields["rows_class"],
-        header=None if header is None else Header(**header),
-        sinks=dict(fields["sinks"]),
+        header=fields["header"],
+        sinks={name: Content.of(data) for name, data in fields["sinks"].items()},
         uses=dict(fields["uses"]),
+        spent=dict(fields["spent"]),
     )

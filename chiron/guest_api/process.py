@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import state_from_dict, state_to_dict
-from chiron.guest_api.wire import read_message, write_message
+from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
 from wasm_sandbox import GuestRefusedError, is_component
 
 if TYPE_CHECKING:
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from chiron.guest_api.dataset import Schema
     from chiron.guest_api.monitor import Monitor
+    from chiron.policy import kernel
 
 OUT_OF_TIME = "out of time"
 ENVIRONMENT = ("PATH", "PYTHONPATH")  # all that the child is told of this process's environment
+STUCK_MS = 5_000  # longer than any one instruction of a guest takes
 LOAD_MS = 60_000  # start, transfer of the largest data set, compilation
 COMPONENT_LOAD_MS = 240_000  # a Python guest brings its interpreter: 10 to 40 s to compile
 
@@ -53,7 +55,10 @@ class GuestReport:
 
 
 class GuestProcess:
-    """One child process for one run of one export. A context manager: leaving it ends the child."""
+    """One child process for one run of one export, or for any number of transforms.
+
+    A context manager: leaving it ends the child. `exports` names the functions that the guest has.
+    """
 
     def __init__(
         self,
@@ -61,12 +66,13 @@ class GuestProcess:
         *,
         policy: bytes,
         schema: Schema,
-        dataset: bytes | None,
+        dataset: bytes | None = None,
+        notes: bytes = b"",
         components: bool = False,
     ) -> None:
         """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
 
-        `components` says whether the guest may be a component.
+        `notes` is what `create` kept for the transforms; `components` says whether the guest may be one.
 
         Raises:
             GuestRefusedError: the guest is refused, or takes too long to compile; for the operator alone.
@@ -83,8 +89,16 @@ class GuestProcess:
         )
         try:
             with self._killed_after(COMPONENT_LOAD_MS if components and is_component(guest) else LOAD_MS):
-                loaded = {"guest": guest, "policy": policy, "schema": schema.as_dict(), "dataset": dataset}
-                self._send(loaded | {"components": components})
+                self._send(
+                    {
+                        "guest": guest,
+                        "policy": policy,
+                        "schema": schema.as_dict(),
+                        "dataset": dataset,
+                        "notes": notes,
+                        "components": components,
+                    }
+                )
                 answer = self._receive()
         except BaseException:
             self.close()
@@ -92,6 +106,7 @@ class GuestProcess:
         if "refused" in answer:
             self.close()
             raise GuestRefusedError(answer["refused"], rule=answer["rule"])
+        self.exports = frozenset[str](answer["exports"])
 
     def run(self, export: str, monitor: Monitor, *, seed: bytes, deadline_ms: int) -> GuestReport:
         """Run one export; afterwards `monitor` holds the state that the kernel reached.
@@ -107,6 +122,38 @@ class GuestProcess:
             return GuestReport(OUT_OF_TIME, None, 0, f"killed after {deadline_ms} ms, or out of memory")
         monitor.state = state_from_dict(answer["state"])
         return GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
+
+    def transform(
+        self,
+        export: str,
+        rows: memoryview,
+        *,
+        row_bytes: int,
+        state: kernel.State,
+        seed: bytes,
+        deadline_ms: int,
+    ) -> tuple[GuestReport, bytes]:
+        """Run a transform in a fresh instance; return how it ended and what it gave.
+
+        The child interrupts a guest that is not done after `deadline_ms`.
+
+        Raises:
+            GuestApiError: the child was not done long after that, and was killed.
+        """
+        with self._killed_after(deadline_ms + STUCK_MS):
+            self._send(
+                {
+                    "export": export,
+                    "state": state_to_dict(state),
+                    "seed": seed,
+                    "row_bytes": row_bytes,
+                    "deadline_ms": deadline_ms,
+                },
+                rows,
+            )
+            answer, given = self._receive(), self._receive_rows()
+        report = GuestReport(answer["ending"], answer["value"], answer["fuel"], answer["detail"])
+        return report, given
 
     def close(self) -> None:
         """End the child, by its own id, and close the pipes."""
@@ -132,11 +179,13 @@ class GuestProcess:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], rows: memoryview | None = None) -> None:
         if self._child.stdin is None:  # pragma: no branch  Popen was given a pipe
             raise GuestApiError("the guest's process has no standard input")
         try:
             write_message(self._child.stdin, message)
+            if rows is not None:
+                write_rows(self._child.stdin, rows)
         except BrokenPipeError as error:
             raise GuestApiError("the guest's process ended before it answered") from error
 
@@ -144,3 +193,8 @@ class GuestProcess:
         if self._child.stdout is None:
             raise GuestApiError("the guest's process has no standard output")
         return read_message(self._child.stdout)
+
+    def _receive_rows(self) -> bytes:
+        if self._child.stdout is None:
+            raise GuestApiError("the guest's process has no standard output")
+        return read_rows(self._child.stdout)

@@ -1,4 +1,4 @@
-"""Length-prefixed CBOR over the pipes between an enclave and its guest's process."""
+"""Length-prefixed CBOR, and rows behind it, over the pipes between an enclave and its guest's process."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def read_message(pipe: IO[bytes]) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise GuestApiError("a message between an enclave and its guest's process is a map")
     return message
+
+
+def write_rows(pipe: IO[bytes], rows: memoryview) -> None:
+    """Write rows behind a message, as they are: encoding them would copy them twice."""
+    pipe.write(_LENGTH.pack(rows.nbytes))
+    pipe.write(rows)
+    pipe.flush()
+
+
+def read_rows(pipe: IO[bytes]) -> bytes:
+    """Read what `write_rows` wrote.
+
+    Raises:
+        GuestApiError: the pipe ended early, or there are too many.
+    """
+    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
+    if length > MAX_MESSAGE_BYTES:
+        raise GuestApiError(f"rows of {length} bytes are over the limit of {MAX_MESSAGE_BYTES}")
+    return _exactly(pipe, length)
 
 
 def _exactly(pipe: IO[bytes], count: int) -> bytes:

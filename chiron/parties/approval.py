@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from chiron.parties.errors import PartyError
 from chiron.parties.platform import ask_lead
-from chiron.policy.header import encode_header
-from chiron.policy.loader import leaked_bits
 from chiron.policy.types import PolicyError
-from chiron.training.agreement import Offer, Receipt, sign_approval, verify_approval
+from chiron.training.agreement import Offer, Receipt, offered_bits, sign_approval, verify_approval
 from chiron.training.node import ROLE, SIGNER, Role
 from chiron.training.submission import PartyKey
 from enclave import EnclaveError, Evidence, appraise
@@ -29,14 +27,12 @@ def fetch_offer(platform: Platform, home: Home, job: JobId, *, policy: Policy) -
     """
     offer = Offer.from_dict(ask_lead(platform, home, {"ask": "offer", "job": job}))
     key = home.signer.public_key().public_bytes_raw()
-    clearances = policy.observers.items()
-    bits = {name: leaked_bits(policy, label, epochs=offer.header.epochs) for name, label in clearances}
     if offer.policy != policy.digest:
         raise PartyError(
             "the offer is under another policy than yours: compare spec/policy.toml on both sides"
         )
     try:
-        encode_header(policy.menus, offer.header)
+        bits = offered_bits(policy, offer.header, rows_class=offer.schema.rows_class)
     except PolicyError as error:
         raise PartyError(f"the offer's header is not on your policy's menus: {error}") from error
     if offer.job != job or key not in {offer.operator, offer.user} or offer.bits != bits:

@@ -32,6 +32,10 @@ GUEST_IMPORTS: Final[Mapping[str, int]] = MappingProxyType(
         "targets": 4,
         "graph": 2,
         "plan": 2,
+        "keep": 2,
+        "kept": 2,
+        "take": 2,
+        "give": 2,
     }
 )
 GUEST_EXPORTS: Final = ("configure", "create")

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chiron.graph import GraphError, StockEngine
-from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.dataset import as_float, encode_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.process import GuestProcess
+from chiron.guest_api.transforms import INPUT, OUTPUT, Transformer
 from chiron.parties.errors import PartyError
 from chiron.policy import kernel
 from chiron.policy.loader import parse_policy
-from chiron.training.create import admit_network, run_configure
+from chiron.training.create import admit_network, run_configure, transforms_of
+from chiron.training.transformed import transformed
 from chiron.training.worker import Batches
 from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
     from chiron.guest_api.dataset import Dataset
     from chiron.guest_api.plan import Plan
+    from chiron.guest_api.transforms import Transforms
     from chiron.policy.header import Header
 
 SEED_BYTES = 8
+DEADLINE_MS = 60_000  # of one transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +61,14 @@ def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, s
         PartyError: the guest is refused, fails, or emits what would be refused; the text says what and why.
     """
     policy = parse_policy(policy_bytes)
-    monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class))
+    monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class, spent={}))
     raw_seed = seed.to_bytes(SEED_BYTES, "little")
     try:
         first = run_configure(policy_bytes, guest, dataset.schema, monitor=monitor, seed=raw_seed)
         if not first.ok:
             raise PartyError(first.explain("configure"))
-        frames = [event.content for event in monitor.finish_phase() if isinstance(event, kernel.Frame)]
-        header = monitor.state.header
+        frames = [event.content.data for event in monitor.finish_phase() if isinstance(event, kernel.Frame)]
+        header = monitor.header
         if header is None:
             raise PartyError("configure() declared no header: call header() with one entry of each menu")
         monitor.finish_phase()
@@ -97,17 +101,40 @@ def _create(
     if not report.ok:
         raise PartyError(report.explain("create"))
     network = admit_network(monitor, header, dataset.schema)
+    transforms = transforms_of(monitor, guest, process.exports)
+    monitor.finish_phase()
     engine = StockEngine(network.admitted, batch=header.batch, threads=1)
     engine.parameters[:] = network.admitted.initial
-    batches = Batches(dataset, header, seed=seed, index=0)
     losses, began = [], time.monotonic()
-    for step in range(steps):
-        losses.append(engine.run(*batches(step)))
-        # plain descent: a trial of the network, not of the plan
-        np.subtract(engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters)
+    with transformed(
+        Batches(dataset, header, seed=seed, index=0),
+        transforms,
+        policy=policy_bytes,
+        schema=dataset.schema,
+        state=monitor.state,
+        deadline_ms=DEADLINE_MS,
+    ) as batches:
+        for step in range(steps):
+            losses.append(engine.run(*batches(step)))
+            # plain descent: a trial of the network, not of the plan
+            np.subtract(
+                engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters
+            )
     step_ms = 1000 * (time.monotonic() - began) / max(steps, 1)
+    if transforms is not None:
+        _try_query(
+            transforms, dataset, policy_bytes=policy_bytes, state=replace(monitor.state, phase="Serve")
+        )
     log, fuel = so_far
     return DryRun(
         header, network.plan, network.admitted.parameter_count, log, fuel, report.fuel, create_ms, step_ms,
         tuple(losses),
     )  # fmt: skip
+
+
+def _try_query(transforms: Transforms, dataset: Dataset, *, policy_bytes: bytes, state: kernel.State) -> None:
+    """Put a row and even scores through the transforms as a query would; TransformError says what fails."""
+    even = np.full((1, dataset.schema.classes), 1 / dataset.schema.classes, dtype=np.float32)
+    with Transformer(transforms, policy=policy_bytes, schema=dataset.schema) as transformer:
+        for export, rows in ((INPUT, as_float(dataset.rows[:1])), (OUTPUT, even)):
+            transformer.apply(export, rows, state=state, deadline_ms=DEADLINE_MS)

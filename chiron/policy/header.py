@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from chiron.policy.types import PolicyError
 
 if TYPE_CHECKING:
-    from chiron.policy.types import HeaderMenus
+    from chiron.policy.types import HeaderMenus, Policy
 
 FIELDS = ("epochs", "batch", "workers", "parameters", "slot_ms", "create_ms")
 
@@ -93,3 +93,19 @@ def slots_for(header: Header, rows_class: int) -> int:
     """
     steps = header.epochs * header.steps_per_epoch(rows_class)
     return steps + max(math.ceil(SPARE_MS / header.slot_ms), steps // 2)
+
+
+def phase_ticks(policy: Policy, phase: str, *, header: int, rows_class: int) -> int:
+    """Return a phase's length in ticks, at least 1, for a header's number and the public size class of rows.
+
+    A length derived from the header is 1 where there is none.
+    """
+    ticks = policy.phases[phase].ticks
+    if isinstance(ticks, int):
+        return ticks
+    if ticks == "answers":
+        return policy.declassifiers["answer"].uses
+    declared = decode_header(policy.menus, header)
+    if declared is None:
+        return 1
+    return slots_for(declared, rows_class) if ticks == "slots" else declared.epochs

@@ -3,7 +3,11 @@
 `step(policy, state, action) -> (state, reply, events)`. It holds no clock, file or socket: the caller brings
 the action and carries out the events. Rules of the design that make it provable: phases advance on the clock
 alone; nothing leaves at call time; frames have one size; a denied call or a trap ends the guest silently and
-shows nowhere before the tick; releases happen on the clock, within their budgets.
+shows nowhere before the tick; releases happen on the clock, within their budgets; a job is charged to its
+data set's ledger before its guest may read a row.
+
+The prover runs this very code on symbolic values (spec/prover), so it keeps to arithmetic, comparisons and
+`Content` wherever a value is not the policy's.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from chiron.policy.header import Header, decode_header, slots_for
+from chiron.policy.header import phase_ticks
+from chiron.policy.releases import data_set_bits
+from chiron.policy.types import Content
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,16 +28,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where one job stands. `sinks` holds what was written and not yet framed; `uses` counts releases."""
+    """Where one job stands.
+
+    `header` is the public header as its released number, 0 before there is one. `sinks` holds what was
+    written and not yet framed, `uses` counts releases. `spent` is what jobs on this data set were charged, in
+    bits for each observer: earlier ones, and this one once it was approved.
+    """
 
     phase: str
     ticks_left: int
     label: Label
     alive: bool
     rows_class: int
-    header: Header | None = None
-    sinks: Mapping[str, bytes] = field(default_factory=dict)
+    header: int = 0
+    sinks: Mapping[str, Content] = field(default_factory=dict)
     uses: Mapping[str, int] = field(default_factory=dict)
+    spent: Mapping[str, int] = field(default_factory=dict)
+
+
+EMPTY = Content(b"", 0)
 
 
 class StopReason(Enum):  # ERR-3
@@ -40,6 +55,9 @@ class StopReason(Enum):  # ERR-3
     PARTY_REFUSED = "a party refused the offer"
     NOT_FOR_THIS_LEAD = "a submission is encrypted to another enclave: submit it again to this deployment"
     SUBMISSION_REFUSED = "a submission breaks its own manifest or schema: submit it again"
+    LEDGER_SPENT = (
+        "the data set's ledger does not hold the bits of one more job: nothing can be released of it"
+    )
     PLATFORM_FAULT = "the platform lost a process, a file or a connection of this job: submit it again"
 
 
@@ -48,7 +66,7 @@ class Call:
     """The guest calls the host; `payload` is what a writing call carries."""
 
     name: str
-    payload: bytes = b""
+    payload: Content = EMPTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +105,7 @@ class Frame:
     sink: str
     label: Label
     size_bytes: int
-    content: bytes
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +125,29 @@ class Stopped:
     reason: StopReason
 
 
-Event = Frame | Release | Stopped
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """Everybody sees what this job was charged to its data set's ledger, in bits for each observer."""
+
+    bits: Mapping[str, int]
+
+
+Event = Frame | Release | Stopped | Charged
 Step = tuple[State, Reply, tuple[Event, ...]]
 LAST_PHASE = "Ended"
 
 
-def initial(policy: Policy, *, rows_class: int) -> State:
-    """Return the state of a fresh job on a data set of the public size class `rows_class`."""
-    state = State(policy.first_phase, 0, policy.guest_label, alive=True, rows_class=rows_class)
-    return replace(state, ticks_left=_ticks(policy, state, policy.first_phase))
+def initial(policy: Policy, *, rows_class: int, spent: Mapping[str, int]) -> State:
+    """Return the state of a fresh job.
+
+    Args:
+        policy: the policy in force.
+        rows_class: the data set's public size class.
+        spent: bits that earlier jobs on the same data set were charged, for each observer.
+    """
+    first = policy.first_phase
+    state = State(first, 1, policy.guest_label, alive=True, rows_class=rows_class, spent=spent)
+    return replace(state, ticks_left=_ticks(policy, state, first))
 
 
 def step(policy: Policy, state: State, action: Action) -> Step:
@@ -126,11 +158,10 @@ def step(policy: Policy, state: State, action: Action) -> Step:
         return _tick(policy, state, action.trusted)
     if isinstance(action, Fault):
         return replace(state, alive=False), Reply.DENIED, ()
-    ended = replace(state, phase=LAST_PHASE, ticks_left=1, alive=False, sinks={})
-    return ended, Reply.GRANTED, (Stopped(action.reason),)
+    return _ended(state), Reply.GRANTED, (Stopped(action.reason),)
 
 
-def _call(policy: Policy, state: State, name: str, payload: bytes) -> Step:
+def _call(policy: Policy, state: State, name: str, payload: Content) -> Step:
     rule = policy.calls.get(name)
     denied = replace(state, alive=False), Reply.DENIED, ()
     if rule is None or not state.alive or state.phase not in rule.phases:  # NI-1: no authority by default
@@ -140,8 +171,8 @@ def _call(policy: Policy, state: State, name: str, payload: bytes) -> Step:
     if rule.write is None:
         return denied
     sink = policy.sinks[rule.write]
-    content = state.sinks.get(rule.write, b"") + payload
-    if not state.label.flows_to(sink.label) or len(content) > sink.capacity_bytes:  # NI-3: no write down
+    content = state.sinks.get(rule.write, EMPTY).joined(payload)
+    if not state.label.flows_to(sink.label) or content.size > sink.capacity_bytes:  # NI-3: no write down
         return denied
     return replace(state, sinks={**state.sinks, rule.write: content}), Reply.GRANTED, ()
 
@@ -149,53 +180,59 @@ def _call(policy: Policy, state: State, name: str, payload: bytes) -> Step:
 def _tick(policy: Policy, state: State, trusted: Mapping[str, int]) -> Step:
     phase = policy.phases[state.phase]
     frames = tuple(
-        Frame(name, policy.sinks[name].label, policy.sinks[name].capacity_bytes, state.sinks.get(name, b""))
+        Frame(name, policy.sinks[name].label, policy.sinks[name].capacity_bytes, state.sinks.get(name, EMPTY))
         for name in phase.frames  # NI-4: one size, every tick, whether or not something was written
     )
     releases = tuple(
-        release for name in phase.release if (release := _release(policy, state, name, trusted)) is not None
+        _release(policy, state, name, trusted)
+        for name in phase.release
+        if state.uses.get(name, 0) < policy.declassifiers[name].uses  # NI-5: a spent budget releases nothing
     )
     uses = {**state.uses, **{r.name: state.uses.get(r.name, 0) + 1 for r in releases}}
     kept = {name: content for name, content in state.sinks.items() if name not in phase.frames}
-    header = state.header
-    for release in releases:
-        if release.name == "header":
-            header = decode_header(policy.menus, release.value)
-    ticked = replace(state, sinks=kept, uses=uses, header=header)
-    return _advance(policy, ticked), Reply.GRANTED, frames + releases
+    header = next((r.value for r in releases if r.name == "header"), state.header)
+    ticked, charged = _advance(policy, replace(state, sinks=kept, uses=uses, header=header))
+    return ticked, Reply.GRANTED, frames + releases + charged
 
 
-def _release(policy: Policy, state: State, name: str, trusted: Mapping[str, int]) -> Release | None:
-    """Return the release of one declassifier at this tick, or None when its budget is spent.  # NI-5."""
+def _release(policy: Policy, state: State, name: str, trusted: Mapping[str, int]) -> Release:
+    """Return the release of one declassifier at this tick: of zero where there is nothing to tell."""
     rule = policy.declassifiers[name]
-    if state.uses.get(name, 0) >= rule.uses:
-        return None
+    value = 0
     if rule.input == "trusted":
-        if name not in trusted:
-            return None
-        value = trusted[name]
-    else:
-        value = int.from_bytes(state.sinks.get(rule.input, b"")[-8:], "little") if state.alive else 0
+        value = trusted.get(name, 0)
+    elif state.alive:
+        value = state.sinks.get(rule.input, EMPTY).number()
     return Release(name, rule.to, rule.bits, value % (1 << rule.bits))
 
 
-def _advance(policy: Policy, state: State) -> State:
+def _advance(policy: Policy, state: State) -> tuple[State, tuple[Event, ...]]:
+    """Count the tick down; at a phase's end go on to the next, which a job must be able to pay for."""
     phase = policy.phases[state.phase]
     if state.ticks_left > 1:
-        return replace(state, ticks_left=state.ticks_left - 1)
-    following = phase.next
-    if "header" in phase.release and state.header is None:  # no header declared: the job is refused here
-        return replace(state, phase=LAST_PHASE, ticks_left=1, alive=False, sinks={})
-    return replace(state, phase=following, ticks_left=_ticks(policy, state, following), sinks={})
+        return _renewed(policy, replace(state, ticks_left=state.ticks_left - 1)), ()
+    if "header" in phase.release and state.header == 0:  # no header declared: the job is refused here
+        return _ended(state), ()
+    events: tuple[Event, ...] = ()
+    if phase.charge:
+        bits = data_set_bits(policy, header=state.header, rows_class=state.rows_class)
+        spent = {observer: state.spent.get(observer, 0) + cost for observer, cost in bits.items()}
+        if any(total > policy.ledger_cap_bits[observer] for observer, total in spent.items()):  # NI-9
+            return _ended(state), (Stopped(StopReason.LEDGER_SPENT),)
+        state, events = replace(state, spent=spent), (Charged(bits),)
+    following = replace(state, phase=phase.next, ticks_left=_ticks(policy, state, phase.next), sinks={})
+    return _renewed(policy, following), events
+
+
+def _renewed(policy: Policy, state: State) -> State:
+    """Start a new instance of the guest where the phase gives each tick one. It keeps its label."""
+    return replace(state, alive=True, sinks={}) if policy.phases[state.phase].fresh else state
+
+
+def _ended(state: State) -> State:
+    return replace(state, phase=LAST_PHASE, ticks_left=1, alive=False, sinks={})
 
 
 def _ticks(policy: Policy, state: State, phase: str) -> int:
     """Return a phase's length in ticks: a function of the policy, public header and public schema alone."""
-    ticks = policy.phases[phase].ticks
-    if isinstance(ticks, int):
-        return ticks
-    if ticks == "answers":
-        return policy.declassifiers["answer"].uses
-    if state.header is None:
-        return 1
-    return slots_for(state.header, state.rows_class) if ticks == "slots" else state.header.epochs
+    return phase_ticks(policy, phase, header=state.header, rows_class=state.rows_class)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chiron.policy.header import FIELDS, combinations
+from chiron.policy.releases import DATA_SET, job_bits
 from chiron.policy.types import (
     Declassifier,
     GuestLimits,
@@ -27,8 +28,8 @@ Table = dict[str, Any]  # a parsed TOML table, before its keys and types are che
 VERSION = 1
 DERIVED_TICKS = ("slots", "epochs", "answers")
 SECTIONS = (
-    "version", "name", "observers", "leak_cap_bits", "guest", "sources", "sinks", "phases", "calls",
-    "declassify", "header", "limits", "serving",
+    "version", "name", "observers", "leak_cap_bits", "ledger_cap_bits", "guest", "sources", "sinks", "phases",
+    "calls", "declassify", "header", "limits", "serving",
 )  # fmt: skip
 LIMIT_FIELDS = tuple(GuestLimits.__dataclass_fields__)
 SERVING_FIELDS = tuple(ServingRules.__dataclass_fields__)
@@ -83,6 +84,7 @@ def _policy(table: Table, digest: PolicyDigest) -> Policy:
         digest=digest,
         observers={name: _label(owners) for name, owners in table["observers"].items()},
         leak_cap_bits={name: _count(bits, name) for name, bits in table["leak_cap_bits"].items()},
+        ledger_cap_bits={name: _count(bits, name) for name, bits in table["ledger_cap_bits"].items()},
         guest_label=_label(table["guest"]["label"]),
         sources={name: _label(owners) for name, owners in table["sources"].items()},
         sinks={name: _sink(name, entry) for name, entry in table["sinks"].items()},
@@ -121,6 +123,12 @@ def _count(value: object, where: str) -> int:
     return value
 
 
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise PolicyError(f"{where!r} must be true or false")
+    return value
+
+
 def _menu(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list) or not values or values != sorted(set(values)):
         raise PolicyError(f"the menu {name!r} must be a rising list of at least one number")
@@ -133,11 +141,19 @@ def _sink(name: str, entry: Table) -> Sink:
 
 
 def _phase(name: str, entry: Table) -> Phase:
-    _exactly(entry, ("ticks", "next", "frames", "release"), f"[phases.{name}]")
+    keys = ("ticks", "next", "frames", "release")
+    _exactly(entry, keys, f"[phases.{name}]", optional=("fresh", "charge"))
     ticks = entry["ticks"]
     if ticks not in DERIVED_TICKS and _count(ticks, name) < 1:
         raise PolicyError(f"[phases.{name}] must last at least one tick or one of {list(DERIVED_TICKS)}")
-    return Phase(ticks, str(entry["next"]), _strings(entry["frames"]), _strings(entry["release"]))
+    return Phase(
+        ticks,
+        str(entry["next"]),
+        _strings(entry["frames"]),
+        _strings(entry["release"]),
+        fresh=_flag(entry.get("fresh", False), name),
+        charge=_flag(entry.get("charge", False), name),
+    )
 
 
 def _call(name: str, entry: Table) -> HostCallRule:
@@ -174,6 +190,9 @@ def _check_names(policy: Policy) -> None:
         ("declassifier", {name for p in phases for name in p.release}, policy.declassifiers),
         ("sink", {d.input for d in policy.declassifiers.values()} - {"trusted"}, policy.sinks),
         ("observer", set(policy.leak_cap_bits), policy.observers),
+        ("observer", set(policy.ledger_cap_bits), policy.observers),
+        ("ledger cap", policy.observers, policy.ledger_cap_bits),
+        ("source", {DATA_SET}, policy.sources),
         ("declassifier", {"header", "answer"}, policy.declassifiers),
         ("phase", {"Ended"}, policy.phases),
     )
@@ -190,24 +209,8 @@ def _check_bits(policy: Policy) -> None:
             f"[declassify.header] needs {needed} bits for the menus: raise 'bits' or shorten them"
         )
     for observer, clearance in policy.observers.items():
-        bits = leaked_bits(policy, clearance)
+        bits = job_bits(policy, clearance)
         if bits > policy.leak_cap_bits.get(observer, 0):  # NI-6
             raise PolicyError(
                 f"observer {observer!r} may learn {bits} bits, over its leak cap: lower bits or uses"
             )
-
-
-def leaked_bits(policy: Policy, clearance: Label, *, epochs: int | None = None) -> int:
-    """Return how many bits of others' secrets an observer with this clearance may learn from one job.
-
-    Args:
-        policy: the policy in force.
-        clearance: the observer's clearance.
-        epochs: the header's epochs, which bound the losses released; without it the policy's bound holds.
-    """
-    total = 0
-    for name, rule in policy.declassifiers.items():
-        if rule.to.flows_to(clearance) and not rule.source.flows_to(clearance):
-            uses = min(rule.uses, epochs) if name == "loss" and epochs is not None else rule.uses
-            total += rule.bits * uses
-    return total

@@ -43,13 +43,40 @@ class Sink:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """What a guest wrote: bytes, and how many."""
+
+    data: bytes
+    size: int
+
+    @classmethod
+    def of(cls, data: bytes) -> Content:
+        """Return these bytes as content."""
+        return cls(data, len(data))
+
+    def joined(self, other: Content) -> Content:
+        """Return this, followed by the other."""
+        return type(self)(self.data + other.data, self.size + other.size)
+
+    def number(self) -> int:
+        """Return the last eight bytes as an unsigned little-endian number; 0 where there are none."""
+        return int.from_bytes(self.data[-8:], "little")
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of clock ticks; `ticks` is a count or the name of a count derived from the public header."""
+    """A stretch of clock ticks; `ticks` is a count or the name of a count derived from the public header.
+
+    With `fresh` each tick starts a new instance of the guest. With `charge` the job is charged to its data
+    set's ledger at the phase's end.
+    """
 
     ticks: int | str
     next: str
     frames: tuple[str, ...]
     release: tuple[str, ...]
+    fresh: bool = False
+    charge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +121,10 @@ class GuestLimits:
 
 @dataclass(frozen=True, slots=True)
 class ServingRules:
-    """How answers leave: on a grid of `grid_ms` and in bodies of `answer_bytes`."""
+    """How answers leave: on a grid, in bodies of one size, after transforms of `transform_ms` each."""
 
     grid_ms: int
+    transform_ms: int
     answer_bytes: int
 
 
@@ -108,6 +136,7 @@ class Policy:
     digest: PolicyDigest
     observers: Mapping[str, Label]
     leak_cap_bits: Mapping[str, int]
+    ledger_cap_bits: Mapping[str, int]
     guest_label: Label
     sources: Mapping[str, Label]
     sinks: Mapping[str, Sink]

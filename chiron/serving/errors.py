@@ -20,6 +20,7 @@ class Fault(Enum):  # ERR-2
     NOT_FOUND = (404, "there is no such path or model here")
     TOO_LARGE = (413, "the request is too large: send fewer rows")
     BUDGET_SPENT = (429, "the job's budget of answers is spent: agree on a new job")
+    NOT_ANSWERED = (500, "the model failed on this request, which counts as answered: try other rows")
     UNAVAILABLE = (503, "the model cannot answer now: its budget could not be committed")
 
     @property

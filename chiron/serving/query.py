@@ -12,6 +12,7 @@ import h11
 
 from chiron.graph import GraphError, Predictor
 from chiron.guest_api.monitor import state_from_dict
+from chiron.guest_api.transforms import Transformer
 from chiron.serving.blackbox import BlackBox, open_monitor
 from chiron.serving.budget import Budget
 from chiron.serving.errors import Fault, FaultError, ServingError
@@ -67,9 +68,12 @@ class QueryNode:
         """Open a sealed model; False where the platform's files do not hold it."""
         offer = Offer.from_dict(handover["offer"])
         try:
-            self.models[offer.job] = open_model(self.node, offer, handover)
+            model = open_model(self.node, offer, handover)
         except OPEN_FAULTS:
             return False
+        if (older := self.models.get(offer.job)) is not None and older.transformer is not None:
+            older.transformer.close()
+        self.models[offer.job] = model
         self.node.emit({"event": "serving", "job": offer.job})
         return True
 
@@ -145,7 +149,11 @@ def open_model(node: Node, offer: Offer, handover: dict[str, Any]) -> BlackBox:
     admitted = admit_graph(model.graph, offer.header, offer.schema)
     budget = Budget(Path(handover["budget"]), key=handover["budget_key"], job=offer.job)
     monitor = open_monitor(node.policy, state_from_dict(handover["state"]), used=budget.used)
-    return BlackBox(offer, Predictor(admitted, model.parameters, threads=1), monitor, budget)
+    box = BlackBox(offer, Predictor(admitted, model.parameters, threads=1), monitor, budget)
+    if model.transforms is not None:
+        box.transformer = Transformer(model.transforms, policy=node.policy_bytes, schema=offer.schema)
+        box.transformer.wait()
+    return box
 
 
 def _wait_for_grid(received: float, grid_s: float) -> None:

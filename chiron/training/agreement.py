@@ -10,8 +10,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from chiron.guest_api.dataset import Schema
-from chiron.policy.header import FIELDS, Header, slots_for
-from chiron.policy.loader import leaked_bits
+from chiron.policy.header import FIELDS, Header, encode_header, slots_for
+from chiron.policy.releases import header_bits
 from chiron.policy.types import PolicyDigest
 from chiron.training.errors import TrainingError
 from chiron.training.submission import JobId, PartyKey
@@ -96,6 +96,19 @@ class Offer:
         return hashlib.sha256(canonical(self.as_dict())).digest()
 
 
+def offered_bits(policy: Policy, header: Header, *, rows_class: int) -> dict[str, int]:
+    """Return what a job with this header may tell each observer of others' secrets, in bits.
+
+    Raises:
+        PolicyError: the header has a field that is not on its menu.
+    """
+    number = encode_header(policy.menus, header)
+    return {
+        name: header_bits(policy, clearance, header=number, rows_class=rows_class)
+        for name, clearance in policy.observers.items()
+    }
+
+
 def make_offer(policy: Policy, guest: Manifest, *, dataset: Manifest, header: Header) -> Offer:
     """Put an offer together from what both parties submitted and what the guest declared.
 
@@ -104,10 +117,7 @@ def make_offer(policy: Policy, guest: Manifest, *, dataset: Manifest, header: He
     """
     if guest.seed is None or dataset.schema is None or guest.job != dataset.job:
         raise TrainingError("a job needs a guest and a data set that name the same job id")
-    bits = {
-        name: leaked_bits(policy, clearance, epochs=header.epochs)
-        for name, clearance in policy.observers.items()
-    }
+    bits = offered_bits(policy, header, rows_class=dataset.schema.rows_class)
     return Offer(
         job=guest.job,
         policy=policy.digest,

@@ -48,6 +48,7 @@ def close_job(
     result: Result,
     approvals: dict[str, bytes],
     publish_at: float,
+    room: int = 8,
 ) -> Closing:
     """Seal, wait for the publishing time, release, sign, hand over. Files are complete before it is told.
 
@@ -59,10 +60,13 @@ def close_job(
         result: what training gave.
         approvals: each party's signature by its key in hexadecimal.
         publish_at: monotonic time in seconds before which nothing is written or released.
+        room: bytes that the sealed model has for the guest's transforms.
     """
     time.sleep(max(0.0, publish_at - time.monotonic()))
     if result.model is not None:
-        blob = seal_model(result.model, key=model_key(node, offer.job), job=offer.job, header=offer.header)
+        blob = seal_model(
+            result.model, key=model_key(node, offer.job), job=offer.job, header=offer.header, room=room
+        )
         write_atomically(stored(cell, offer.job, "model"), blob)
     quantised = quantise(result, epochs=offer.header.epochs)
     events = [

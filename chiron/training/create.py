@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chiron.graph import AdmittedGraph, GraphError, GraphLimits, TensorSpec, admit
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.plan import Plan, parse_plan
 from chiron.guest_api.process import GuestProcess, GuestReport
+from chiron.guest_api.transforms import EXPORTS, Transforms
 from chiron.policy import kernel
 from chiron.training.sealed import graph_message_bytes
 from wasm_sandbox import GuestRefusedError
@@ -24,17 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What a guest created, admitted: the graph as it came (for the workers to admit again) and the plan."""
+    """What a guest created, admitted; `graph` is as it came, for the workers to admit again."""
 
     graph: bytes
     admitted: AdmittedGraph
     plan: Plan
+    transforms: Transforms | None = None
 
 
 def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
     """Run `configure` on the schema alone and end its slot; return what the operator may read of it.
 
-    Afterwards `monitor.state.header` is the public header, or None where the guest was refused, failed or
+    Afterwards `monitor.header` is the public header, or None where the guest was refused, failed or
     declared none (the job has ended then).
     """
     problem = ""
@@ -46,9 +48,9 @@ def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
     except GuestRefusedError as error:
         monitor.fault()
         problem = str(error)
-    written = [e.content for e in monitor.finish_phase() if isinstance(e, kernel.Frame)]
+    written = [e.content.data for e in monitor.finish_phase() if isinstance(e, kernel.Frame)]
     text = b"".join(written).decode(errors="replace")
-    if monitor.state.header is None and not problem:
+    if monitor.header is None and not problem:
         problem = "configure() declared no header: call header() with one entry of each menu"
     return f"{text}\nrefused: {problem}".strip() if problem else text
 
@@ -69,7 +71,7 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
 
     The guest has half of the slot; admission of its graph has the rest. This returns when the slot ends.
     """
-    header = monitor.state.header
+    header = monitor.header
     if header is None:
         raise GuestApiError("create runs only after a header was declared")
     with GuestProcess(
@@ -80,10 +82,18 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
         _sleep_until(half_at)  # the host sees processes end: this one ends at half slot whatever it did
     try:
         network = admit_network(monitor, header, inputs.schema) if report.ok else None
+        if network is not None:
+            network = replace(network, transforms=transforms_of(monitor, inputs.guest, process.exports))
     except (GraphError, GuestApiError):
         network = None  # deferred: it shows as the outcome at the end of the whole schedule, and in a dry run
     _sleep_until(half_at + header.create_ms / 2000)  # TRAIN-4: not before the slot's end
     return network
+
+
+def transforms_of(monitor: Monitor, guest: bytes, exports: frozenset[str]) -> Transforms | None:
+    """Return the guest's transforms with what `create` kept for them, or None where it exports none."""
+    named = tuple(name for name in EXPORTS if name in exports)
+    return Transforms(guest, monitor.written("notes"), named) if named else None
 
 
 def _sleep_until(deadline: float) -> None:
@@ -97,13 +107,13 @@ def admit_network(monitor: Monitor, header: Header, schema: Schema) -> Network:
         GraphError: the graph is refused; names node, operator and rule.
         GuestApiError: the plan or the graph is missing or malformed.
     """
-    graph = monitor.state.sinks.get("graph", b"")
+    graph = monitor.written("graph")
     limits = graph_limits(header)
     if len(graph) > limits.max_bytes:
         raise GuestApiError(
             f"the graph has {len(graph)} bytes, over {limits.max_bytes}: declare more parameters"
         )
-    plan = parse_plan(monitor.state.sinks.get("plan", b""))
+    plan = parse_plan(monitor.written("plan"))
     return Network(graph, admit_graph(graph, header, schema), plan)
 
 

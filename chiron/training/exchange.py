@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chiron.guest_api.plan import Plan
+from chiron.guest_api.transforms import carried_bytes
 from chiron.training.errors import TrainingError
 from chiron.training.node import Address, Role
-from chiron.training.sealed import graph_message_bytes
+from chiron.training.sealed import graph_message_bytes, pack_transforms
 from chiron.training.wire import canonical, pad, parse_map, receive_map, send_map, unpad
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chiron.guest_api.dataset import Float32Array
+    from chiron.policy import kernel
     from chiron.policy.header import Header
     from chiron.training.agreement import Offer
     from chiron.training.create import Network
@@ -95,15 +97,25 @@ def prepare(node: Node, cell: Cell, offer: Offer, *, inputs: Inputs) -> Iterator
                     "server": list(cell.server),
                     "dataset": str(inputs.dataset_path),
                     "data_key": inputs.dataset_key,
+                    "transforms_bytes": carried_bytes(len(inputs.guest)),
                 },
             )
         yield Team(server, tuple(workers))
 
 
-def train(team: Team, offer: Offer, network: Network | None) -> Trained:
+def train(
+    team: Team, offer: Offer, network: Network | None, *, transforms_bytes: int, state: kernel.State
+) -> Trained:
     """Start the schedule and return what the parameter server has when it ends.
 
     Without a network the schedule runs all the same, with empty frames.
+
+    Args:
+        team: the enclaves that train.
+        offer: what both parties approved.
+        network: what the guest created, or None.
+        transforms_bytes: fixed size of the message that carries the transforms.
+        state: the job's kernel state, for the transforms.
 
     Raises:
         TrainingError: a worker or the server was lost.
@@ -112,8 +124,11 @@ def train(team: Team, offer: Offer, network: Network | None) -> Trained:
     plan = b"" if network is None else canonical(asdict(network.plan))
     initial = b"" if network is None else network.admitted.initial.astype("<f4").tobytes()
     graph = b"" if network is None else network.graph
+    transforms = pack_transforms(
+        None if network is None else network.transforms, transforms_bytes, state=state
+    )
     for worker in team.workers:
-        worker.send(pad(graph, graph_message_bytes(offer.header)))
+        worker.send(pad(graph, graph_message_bytes(offer.header)) + transforms)
     team.server.send(pad(plan, PLAN_BYTES) + pad(initial, parameter_message_bytes(offer.header)))
     answer = receive_map(team.server)
     if "lost" in answer:

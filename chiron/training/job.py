@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chiron.guest_api.monitor import Monitor
+from chiron.guest_api.transforms import Transformer, carried_bytes
 from chiron.policy import kernel
 from chiron.policy.kernel import StopReason
 from chiron.training.agreement import make_offer
@@ -16,15 +18,17 @@ from chiron.training.closing import Closing, close_job
 from chiron.training.create import configure, create
 from chiron.training.exchange import Cell, prepare, train
 from chiron.training.inputs import Inputs, StopError, open_inputs
-from chiron.training.results import evaluate
+from chiron.training.results import Held, evaluate
 
 if TYPE_CHECKING:
     from chiron.training.agreement import Offer
+    from chiron.training.create import Network
     from chiron.training.node import Node
     from chiron.training.submission import JobId, PartyKey
 
 APPROVAL_S = 24 * 3600.0
 SEAL_GRID_MS = 2000  # what training gave is published this long after the last slot, whatever it was
+TRANSFORM_MS = SEAL_GRID_MS // 4  # of it, the most that either transform of the held-out rows takes
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class JobRun:
             self.stop(error.reason)
             return
         self.parties = (inputs.guest_manifest.party, inputs.dataset_manifest.party)
-        state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class)
+        state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class, spent={})
         self.monitor = Monitor(self.node.policy, state)
         offer = self._agree(inputs, self.monitor)
         if offer is not None:
@@ -81,7 +85,7 @@ class JobRun:
         """Configure, publish the offer and wait for both parties; None when the job ended."""
         self._phase("Configure", self.node.policy.limits.configure_ms)
         self.operator_log = configure(self.node, inputs, monitor)
-        header = monitor.state.header
+        header = monitor.header
         if header is None:
             self.node.emit({"event": "ended", "job": self.job, "outcome": "no-header"})
             return None
@@ -98,15 +102,19 @@ class JobRun:
 
     def _train(self, inputs: Inputs, monitor: Monitor, *, offer: Offer) -> None:
         self._phase("Create", offer.header.create_ms)
-        with prepare(self.node, self.cell, offer, inputs=inputs) as team:
-            network = create(self.node, inputs, monitor)
+        room = carried_bytes(len(inputs.guest))
+        with ExitStack() as guests:
+            with prepare(self.node, self.cell, offer, inputs=inputs) as team:
+                network = create(self.node, inputs, monitor)
+                monitor.finish_phase()
+                transformer = self._open_transformer(network, inputs, guests)  # it starts beside the training
+                self._phase("Train", monitor.state.ticks_left * offer.header.slot_ms)
+                trained = train(team, offer, network, transforms_bytes=room, state=monitor.state)
             monitor.finish_phase()
-            self._phase("Train", monitor.state.ticks_left * offer.header.slot_ms)
-            trained = train(team, offer, network)
-        monitor.finish_phase()
-        publish_at = time.monotonic() + SEAL_GRID_MS / 1000
-        self._phase("Seal", SEAL_GRID_MS)
-        result = evaluate(network, trained, inputs.dataset)
+            publish_at = time.monotonic() + SEAL_GRID_MS / 1000
+            self._phase("Seal", SEAL_GRID_MS)
+            held = None if transformer is None else Held(transformer, monitor.state, TRANSFORM_MS)
+            result = evaluate(network, trained, inputs.dataset, held=held)
         self.closing = close_job(
             self.node,
             self.cell,
@@ -115,7 +123,16 @@ class JobRun:
             result=result,
             approvals=self.approvals,
             publish_at=publish_at,
+            room=room,
         )
+
+    def _open_transformer(
+        self, network: Network | None, inputs: Inputs, guests: ExitStack
+    ) -> Transformer | None:
+        if network is None or network.transforms is None:
+            return None
+        opened = Transformer(network.transforms, policy=self.node.policy_bytes, schema=inputs.schema)
+        return guests.enter_context(opened)
 
     def stop(self, reason: StopReason) -> None:
         """End the job early; everybody learns one of a closed list of reasons and nothing else."""

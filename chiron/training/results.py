@@ -10,10 +10,13 @@ import numpy as np
 
 from chiron.graph import GraphError, Predictor
 from chiron.guest_api.dataset import as_float
+from chiron.guest_api.transforms import INPUT, OUTPUT, TransformError
 from chiron.training.sealed import Model
 
 if TYPE_CHECKING:
-    from chiron.guest_api.dataset import Dataset
+    from chiron.guest_api.dataset import Dataset, Float32Array
+    from chiron.guest_api.transforms import Transformer
+    from chiron.policy import kernel
     from chiron.training.create import Network
     from chiron.training.exchange import Trained
 
@@ -40,25 +43,42 @@ class Quantised:
     losses: tuple[int, ...]
 
 
-def evaluate(network: Network | None, trained: Trained, dataset: Dataset) -> Result:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How held-out rows go through the guest's transforms: a transform has `deadline_ms` for all of them."""
+
+    transformer: Transformer
+    state: kernel.State
+    deadline_ms: int
+
+    def apply(self, export: str, values: Float32Array) -> Float32Array:
+        """Return what a transform makes of them; TransformError where the guest fails."""
+        return self.transformer.apply(export, values, state=self.state, deadline_ms=self.deadline_ms)
+
+
+def evaluate(
+    network: Network | None, trained: Trained, dataset: Dataset, *, held: Held | None = None
+) -> Result:
     """Measure a trained network on the held-out rows; a job that did not finish has no model."""
     if network is None or not trained.complete:
         return Result(None, 0.0, ())
     parameters = trained.parameters[: network.admitted.parameter_count]
     try:
-        accuracy = _accuracy(Predictor(network.admitted, parameters, threads=1), dataset)
-    except GraphError:
+        accuracy = _accuracy(Predictor(network.admitted, parameters, threads=1), dataset, held)
+    except (GraphError, TransformError):
         return Result(None, 0.0, ())
-    return Result(Model(network.graph, parameters), accuracy, trained.losses)
+    return Result(Model(network.graph, parameters, network.transforms), accuracy, trained.losses)
 
 
-def _accuracy(predictor: Predictor, dataset: Dataset) -> float:
-    hits = 0
-    for first in range(0, len(dataset.held_out_rows), EVALUATION_ROWS):
-        rows = as_float(dataset.held_out_rows[first : first + EVALUATION_ROWS])
-        answers = np.argmax(predictor.predict(rows), axis=1)
-        hits += int(np.count_nonzero(answers == dataset.held_out_targets[first : first + EVALUATION_ROWS]))
-    return hits / len(dataset.held_out_rows)
+def _accuracy(predictor: Predictor, dataset: Dataset, held: Held | None) -> float:
+    rows = dataset.held_out_rows if held is None else held.apply(INPUT, as_float(dataset.held_out_rows))
+    parts = [
+        predictor.predict(as_float(rows[first : first + EVALUATION_ROWS]))
+        for first in range(0, len(rows), EVALUATION_ROWS)
+    ]
+    scores = np.concatenate(parts)
+    scores = scores if held is None else held.apply(OUTPUT, scores)
+    return int(np.count_nonzero(np.argmax(scores, axis=1) == dataset.held_out_targets)) / len(rows)
 
 
 def quantise_loss(loss: float) -> int:

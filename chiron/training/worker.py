@@ -15,8 +15,9 @@ from chiron.training.errors import TrainingError
 from chiron.training.inputs import read_plaintext
 from chiron.training.node import Role, peer_role
 from chiron.training.schedule import frame_format, schedule_of
-from chiron.training.sealed import graph_message_bytes
+from chiron.training.sealed import graph_message_bytes, unpack_transforms
 from chiron.training.submission import read_manifest
+from chiron.training.transformed import transformed
 from chiron.training.wire import receive_map, send_map, unpad
 from paramserver import DeferredFaultError, MonotonicClock, work
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from chiron.guest_api.dataset import Dataset, Float32Array
     from chiron.policy.header import Header
     from chiron.training.node import Node
+    from chiron.training.transformed import Transformed
     from enclave import Channel
 
 
@@ -49,8 +51,17 @@ def handle(node: Node, channel: Channel) -> None:
             raise TrainingError("the parameter server did not take this worker in")
         send_map(channel, {"ready": True})
         graph = unpad(channel.recv_exactly(graph_message_bytes(offer.header)))
-        batches = Batches(dataset, offer.header, seed=offer.seed, index=index)
-        _exchange(server, offer, index=index, compute=GradientOfBatch(graph, offer, batches))
+        transforms, state = unpack_transforms(channel.recv_exactly(request["transforms_bytes"]))
+        batches = transformed(
+            Batches(dataset, offer.header, seed=offer.seed, index=index),
+            transforms,
+            policy=node.policy_bytes,
+            schema=offer.schema,
+            state=state,
+            deadline_ms=schedule_of(offer).slots * offer.header.slot_ms,
+        )
+        with batches as prepared:
+            _exchange(server, offer, index=index, compute=GradientOfBatch(graph, offer, prepared))
 
 
 def _load(offer: Offer, path: Path, *, key: bytes) -> Dataset:
@@ -84,8 +95,10 @@ class Batches:
     """
 
     def __init__(self, dataset: Dataset, header: Header, *, seed: int, index: int) -> None:
-        self._dataset = dataset
-        self._seed = seed
+        self.rows = dataset.rows
+        self.index = index
+        self._targets = dataset.targets
+        self.seed = seed
         self._size = header.batch
         self._stride = header.batch * header.workers
         self._offset = index * header.batch
@@ -93,20 +106,20 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[Float32Array, NDArray[np.int64]]:
         """Return rows, float32 (batch, *shape), and targets, int64 (batch,)."""
-        rows = len(self._dataset.rows)
+        rows = len(self.rows)
         first = step * self._stride + self._offset
         passes, places = np.divmod(np.arange(first, first + self._size), rows)
         chosen = np.empty(self._size, dtype=np.int64)
         for number in np.unique(passes):
             chosen[passes == number] = self._order(int(number))[places[passes == number]]
-        return as_float(self._dataset.rows[chosen]), self._dataset.targets[chosen].astype(np.int64)
+        return as_float(self.rows[chosen]), self._targets[chosen].astype(np.int64)
 
     def _order(self, number: int) -> NDArray[np.int64]:
         if number not in self._orders:
             self._orders = {n: order for n, order in self._orders.items() if n >= number - 1}
-            key = np.array([self._seed, number], dtype=np.uint64)  # a list would go through float64
+            key = np.array([self.seed, number], dtype=np.uint64)  # a list would go through float64
             generator = np.random.Generator(np.random.Philox(key=key))
-            self._orders[number] = generator.permutation(len(self._dataset.rows))
+            self._orders[number] = generator.permutation(len(self.rows))
         return self._orders[number]
 
 
@@ -116,7 +129,7 @@ class GradientOfBatch:
     `parameters` and `gradient` are flat float32 of the whole size class; what the graph does not use is zero.
     """
 
-    def __init__(self, graph: bytes, offer: Offer, batches: Batches) -> None:
+    def __init__(self, graph: bytes, offer: Offer, batches: Batches | Transformed) -> None:
         self.parameters = np.zeros(offer.header.parameters, dtype=np.float32)
         self.gradient = np.zeros_like(self.parameters)
         self._graph, self._offer, self._batches = graph, offer, batches

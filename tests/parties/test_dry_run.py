@@ -6,6 +6,7 @@ import pytest
 from deployments import CLASSES, POLICY_BYTES, VALUES, small_dataset
 from graphs import linear
 from guests import HEADER, TRAP, guest
+from transforming import scaled, transforming
 
 from chiron.parties.dry_run import DryRun, dry_run
 from chiron.parties.errors import PartyError
@@ -52,3 +53,15 @@ def test_no_steps_give_no_losses() -> None:
 def test_what_would_be_refused_is_said(binary: bytes, words: str) -> None:
     with pytest.raises(PartyError, match=words):
         tried(binary)
+
+
+@pytest.mark.parametrize("export", ["transform_input", "augment", "transform_output"])
+def test_how_a_transform_fails_is_said(export: str) -> None:
+    with pytest.raises(PartyError, match=rf"{export}\(\) ended: trapped"):
+        tried(transforming({export: TRAP}, graph=GRAPH))
+
+
+def test_a_transform_that_works_in_training_but_not_for_a_query_is_said() -> None:
+    drawing = "(drop (call $random (i32.const 8192) (i32.const 4)))" + scaled(1)
+    with pytest.raises(PartyError, match="'random' is not granted in this phase"):
+        tried(transforming({"transform_input": drawing}, graph=GRAPH))

@@ -10,9 +10,22 @@ from hypothesis import strategies as st
 
 from chiron.policy import kernel
 from chiron.policy.header import Header, combinations, decode_header, encode_header, slots_for
-from chiron.policy.kernel import Call, Fault, Frame, Release, Reply, State, Stop, Stopped, StopReason, Tick
+from chiron.policy.kernel import (
+    Call,
+    Charged,
+    Fault,
+    Frame,
+    Release,
+    Reply,
+    State,
+    Stop,
+    Stopped,
+    StopReason,
+    Tick,
+)  # fmt: skip
 from chiron.policy.loader import load_policy
-from chiron.policy.types import HostCallRule, Label, Principal
+from chiron.policy.releases import data_set_bits
+from chiron.policy.types import Content, HostCallRule, Label, Principal
 
 POLICY = load_policy()
 HEADER = Header(epochs=2, batch=16, workers=2, parameters=4096, slot_ms=5, create_ms=1000)
@@ -21,7 +34,7 @@ ROWS = 104
 OPERATOR = Label(frozenset({Principal("operator")}))
 BOTH = Label(frozenset({Principal("operator"), Principal("user")}))
 
-payloads = st.binary(max_size=12)
+payloads = st.binary(max_size=12).map(Content.of)
 calls = st.builds(Call, st.sampled_from([*sorted(POLICY.calls), "unknown"]), payloads)
 trusted = st.dictionaries(st.sampled_from(sorted(POLICY.declassifiers)), st.integers(0, 2**64))
 actions = st.one_of(
@@ -30,7 +43,7 @@ actions = st.one_of(
 
 
 def fresh() -> State:
-    return kernel.initial(POLICY, rows_class=ROWS)
+    return kernel.initial(POLICY, rows_class=ROWS, spent={})
 
 
 def run(state: State, *steps: kernel.Action) -> tuple[State, list[kernel.Event]]:
@@ -41,8 +54,12 @@ def run(state: State, *steps: kernel.Action) -> tuple[State, list[kernel.Event]]
     return state, events
 
 
+def call(name: str, payload: bytes) -> Call:
+    return Call(name, Content.of(payload))
+
+
 def declared() -> kernel.Call:
-    return Call("header", HEADER_NUMBER.to_bytes(8, "little"))
+    return call("header", HEADER_NUMBER.to_bytes(8, "little"))
 
 
 def in_phase(phase: str) -> State:
@@ -98,8 +115,8 @@ def test_a_tainted_guest_cannot_write_to_a_sink_that_the_operator_reads() -> Non
     log = HostCallRule(frozenset({"Create"}), None, "operator_log")
     weakened = replace(POLICY, calls={**POLICY.calls, "log": log})
     tainted, _ = run(in_phase("Create"), Call("batch"))
-    assert kernel.step(weakened, tainted, Call("log", b"x"))[1] is Reply.DENIED  # NI-3
-    assert kernel.step(weakened, in_phase("Create"), Call("log", b"x"))[1] is Reply.GRANTED
+    assert kernel.step(weakened, tainted, call("log", b"x"))[1] is Reply.DENIED  # NI-3
+    assert kernel.step(weakened, in_phase("Create"), call("log", b"x"))[1] is Reply.GRANTED
 
 
 def test_a_call_with_neither_source_nor_sink_is_denied() -> None:
@@ -109,15 +126,15 @@ def test_a_call_with_neither_source_nor_sink_is_denied() -> None:
 
 def test_a_sink_takes_exactly_its_capacity() -> None:
     capacity = POLICY.sinks["operator_log"].capacity_bytes
-    full, reply, _ = kernel.step(POLICY, fresh(), Call("log", bytes(capacity)))
+    full, reply, _ = kernel.step(POLICY, fresh(), call("log", bytes(capacity)))
     assert reply is Reply.GRANTED
-    assert kernel.step(POLICY, full, Call("log", b"x"))[1] is Reply.DENIED
+    assert kernel.step(POLICY, full, call("log", b"x"))[1] is Reply.DENIED
 
 
 def test_the_log_leaves_at_the_tick_in_a_frame_of_fixed_size_for_the_operator_alone() -> None:
-    _, events = run(fresh(), Call("log", b"hi"), declared(), Tick())
+    _, events = run(fresh(), call("log", b"hi"), declared(), Tick())
     (frame,) = [event for event in events if isinstance(event, Frame)]
-    assert frame == Frame("operator_log", OPERATOR, 65536, b"hi")
+    assert frame == Frame("operator_log", OPERATOR, 65536, Content.of(b"hi"))
     _, silent = run(fresh(), Tick())
     assert [(e.sink, e.size_bytes) for e in silent if isinstance(e, Frame)] == [("operator_log", 65536)]
 
@@ -125,13 +142,13 @@ def test_the_log_leaves_at_the_tick_in_a_frame_of_fixed_size_for_the_operator_al
 def test_the_header_is_released_once_and_sets_the_schedule() -> None:
     state, events = run(fresh(), declared(), Tick())
     assert [e.value for e in events if isinstance(e, Release)] == [HEADER_NUMBER]
-    assert (state.phase, state.header) == ("Approve", HEADER)
+    assert (state.phase, state.header) == ("Approve", HEADER_NUMBER)
     assert in_phase("Train").ticks_left == slots_for(HEADER, ROWS)
     assert in_phase("Seal").ticks_left == HEADER.epochs
     assert in_phase("Serve").ticks_left == POLICY.declassifiers["answer"].uses
 
 
-@pytest.mark.parametrize("program", [[], [Fault()], [declared(), Fault()], [Call("header", bytes(8))]])
+@pytest.mark.parametrize("program", [[], [Fault()], [declared(), Fault()], [call("header", bytes(8))]])
 def test_without_a_header_the_job_ends_at_the_first_tick(program: list[kernel.Action]) -> None:
     state, events = run(fresh(), *program, Tick())
     assert (state.phase, state.alive) == ("Ended", False)
@@ -140,13 +157,16 @@ def test_without_a_header_the_job_ends_at_the_first_tick(program: list[kernel.Ac
 
 def test_a_loss_is_released_each_epoch_and_the_outcome_once() -> None:
     given_values = {"outcome": 1, "accuracy": 975, "loss": 300}
-    _, events = run(in_phase("Seal"), Tick(given_values), Tick(given_values), Tick(given_values))
+    _, events = run(in_phase("Seal"), Tick(given_values), Tick(given_values))
     released = [(e.name, e.value) for e in events if isinstance(e, Release)]
     assert released == [("outcome", 1), ("accuracy", 975), ("loss", 300 % 256), ("loss", 300 % 256)]
 
 
-def test_a_trusted_release_without_a_value_releases_nothing() -> None:
-    assert run(in_phase("Seal"), Tick())[1] == []
+def test_a_trusted_release_without_a_value_releases_zero_so_that_its_lack_says_nothing() -> None:
+    _, events = run(in_phase("Seal"), Tick())
+    assert [(e.name, e.value) for e in events if isinstance(e, Release)] == [
+        ("outcome", 0), ("accuracy", 0), ("loss", 0),
+    ]  # fmt: skip
 
 
 def test_answers_end_with_their_budget() -> None:
@@ -156,12 +176,12 @@ def test_answers_end_with_their_budget() -> None:
 
 
 def test_secrets_in_sinks_are_gone_when_their_phase_is_over() -> None:
-    state, _ = run(in_phase("Create"), Call("graph", b"secret"), Tick())
+    state, _ = run(in_phase("Create"), call("graph", b"secret"), Tick())
     assert dict(state.sinks) == {}
 
 
 def test_a_stop_ends_the_job_visibly_with_a_reason_of_the_closed_list() -> None:
-    state, events = run(in_phase("Create"), Call("graph", b"x"), Stop(StopReason.PARTY_REFUSED))
+    state, events = run(in_phase("Create"), call("graph", b"x"), Stop(StopReason.PARTY_REFUSED))
     assert (state.phase, state.alive, dict(state.sinks)) == ("Ended", False, {})
     assert events == [Stopped(StopReason.PARTY_REFUSED)]
 
@@ -179,3 +199,28 @@ def test_a_phase_that_lasts_by_the_header_lasts_one_tick_where_there_is_none() -
     phases = {**POLICY.phases, "Configure": replace(POLICY.phases["Configure"], release=(), next="Train")}
     state, _, _ = kernel.step(replace(POLICY, phases=phases), fresh(), Tick())
     assert (state.phase, state.ticks_left) == ("Train", 1)
+
+
+def approved(**spent: int) -> tuple[State, list[kernel.Event]]:
+    """Return what the tick that ends Approve comes to, with a ledger that earlier jobs have used."""
+    state = kernel.initial(POLICY, rows_class=ROWS, spent=spent)
+    state, _ = run(state, declared(), Tick())
+    return run(state, Tick())
+
+
+COST = data_set_bits(POLICY, header=HEADER_NUMBER, rows_class=ROWS)
+
+
+def test_an_approved_job_is_charged_to_its_data_sets_ledger_before_its_guest_may_read() -> None:
+    state, events = approved(operator=5)
+    assert (state.phase, events) == ("Create", [Charged(COST)])
+    assert state.spent == {**COST, "operator": COST["operator"] + 5}
+
+
+@pytest.mark.parametrize("observer", sorted(POLICY.observers))
+def test_a_job_that_the_ledger_cannot_pay_for_ends_before_its_guest_may_read(observer: str) -> None:
+    left = POLICY.ledger_cap_bits[observer] - COST[observer]
+    assert approved(**{observer: left})[0].phase == "Create"
+    state, events = approved(**{observer: left + 1})
+    assert (state.phase, state.alive, events) == ("Ended", False, [Stopped(StopReason.LEDGER_SPENT)])
+    assert state.spent == {observer: left + 1}

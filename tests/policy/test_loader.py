@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiron.policy.header import Header, encode_header, size_class
-from chiron.policy.loader import leaked_bits, load_policy, parse_policy, spec_folder
+from chiron.policy.loader import load_policy, parse_policy, spec_folder
+from chiron.policy.releases import data_set_bits, header_bits, job_bits
 from chiron.policy.types import Label, PolicyError, Principal
 
 RAW = (spec_folder() / "policy.toml").read_bytes()
 POLICY = load_policy()
+HEADER = Header(epochs=5, batch=16, workers=2, parameters=4096, slot_ms=5, create_ms=1000)
 owners = st.frozensets(st.sampled_from([Principal("operator"), Principal("user"), Principal("other")]))
 
 
@@ -55,6 +57,8 @@ def changed(old: str, new: str) -> bytes:
         ("ticks = 1\n", "ticks = [1]\n", "'Configure' must be a whole number"),
         ("[limits]\n", "[limits]\nspare = 1\n", "[limits] has unknown keys ['spare']"),
         ("version = 1", "version = ", "is not TOML"),
+        ("charge = true", "charge = 1", "'Approve' must be true or false"),
+        ("operator = 8110 ", "# operator = 8110 ", "the undeclared ledger cap: ['operator']"),
         ("platform = 16 ", "somebody = 16 ", "the undeclared observer: ['somebody']"),
         ("[guest]\n", "[sources.guest]\n", "lacks the keys ['guest']"),
         ("[observers]\n", "observers = 4\n[nothing]\n", "unknown keys ['nothing']"),
@@ -82,9 +86,16 @@ def test_the_digest_covers_every_byte_of_the_file() -> None:
 
 def test_an_observer_is_charged_only_for_secrets_that_are_not_its_own() -> None:
     operator = POLICY.observers["operator"]
-    assert leaked_bits(POLICY, operator) == 1 + 10 + 8 * 100
-    assert leaked_bits(POLICY, operator, epochs=5) == 1 + 10 + 8 * 5
-    assert leaked_bits(POLICY, POLICY.observers["platform"], epochs=5) == 15 + 1
+    number = encode_header(POLICY.menus, HEADER)
+    assert job_bits(POLICY, operator) == 1 + 10 + 8 * 100
+    assert header_bits(POLICY, operator, header=number, rows_class=64) == 1 + 10 + 8 * 5
+    assert header_bits(POLICY, POLICY.observers["platform"], header=number, rows_class=64) == 15 + 1
+
+
+def test_the_ledger_counts_what_is_released_of_the_data_set() -> None:
+    number = encode_header(POLICY.menus, HEADER)
+    bits = data_set_bits(POLICY, header=number, rows_class=64)
+    assert bits == {"operator": 1 + 10 + 8 * 5, "user": 1 + 16 * 1000, "platform": 1}
 
 
 @given(owners, owners, owners)

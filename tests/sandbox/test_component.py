@@ -262,6 +262,14 @@ def test_more_output_than_the_limit_stops_the_guest(*, fast: bool) -> None:
         assert (outcome.ending, len(seen)) == (ending, ending is Ending.RETURNED)
 
 
+@both_paths
+def test_more_host_calls_than_the_limit_stop_the_guest(*, fast: bool) -> None:
+    for limit, ending in ((4, Ending.STOPPED), (5, Ending.RETURNED)):
+        limits = replace(LIMITS, host_calls=limit)
+        (outcome,) = go(calling(CALL * 5 + NOTHING), status(lambda _: 0), limits=limits, fast=fast)
+        assert outcome.ending is ending
+
+
 def test_another_version_of_the_package_takes_the_public_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert component_link.fast_path_fits()
     monkeypatch.setattr("importlib.metadata.version", lambda _: "51.0.0")

@@ -30,7 +30,7 @@ DECLARE = component(
 
 
 def monitor_in(phase: str) -> Monitor:
-    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class)
+    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={})
     return Monitor(POLICY, replace(state, phase=phase))
 
 
@@ -47,7 +47,7 @@ def test_a_component_declares_its_header_in_a_process() -> None:
     ) as process:
         report = process.run("configure", monitor, seed=bytes(8), deadline_ms=20_000)
     assert report.ok
-    declared = int.from_bytes(monitor.state.sinks["header"], "little")
+    declared = int.from_bytes(monitor.written("header"), "little")
     assert declared == encode_header(POLICY.menus, Header(*HEADER))
 
 
@@ -105,7 +105,7 @@ def test_more_targets_than_a_message_holds_have_no_room() -> None:
 
 def test_a_call_that_is_not_granted_is_denied_before_its_size_is_looked_at() -> None:
     for name, values in (("random", (1 << 30,)), ("batch", (0, 1)), ("graph", (b"",))):
-        imports, monitor = calls_in("Train")
+        imports, monitor = calls_in("Approve")
         with pytest.raises(Exception, match="not granted"):
             imports[name].handler(values)
         assert not monitor.state.alive

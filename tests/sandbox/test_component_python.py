@@ -48,7 +48,7 @@ def python_binary(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(scope="module")
 def python_guest(python_binary: bytes) -> Iterator[ComponentGuest]:
     compiled = load_guest(POLICY, python_binary, components=True)
-    assert compiled is not None
+    assert isinstance(compiled, ComponentGuest)
     with compiled:
         yield compiled
 
@@ -74,7 +74,7 @@ def completed(
 ) -> list[kernel.State | int | None]:
     """Run both exports and return the kernel's state after each, with what they returned; 0 goes on."""
     seen: list[kernel.State | int | None] = []
-    state = kernel.initial(POLICY, rows_class=data.schema.rows_class)
+    state = kernel.initial(POLICY, rows_class=data.schema.rows_class, spent={})
     for phase in ("Configure", "Create"):
         monitor = Monitor(POLICY, replace(state, phase=phase))
         calls = HostCalls(monitor, schema=data.schema, seed=seed, dataset=data if phase == "Create" else None)
@@ -100,7 +100,7 @@ def test_c_and_python_give_the_same_bytes(
     left, right = (completed(guest, DATASETS[name], seed=seed) for guest in (c_guest, python_guest))
     assert left == right
     states = [state for state in left if isinstance(state, kernel.State)]
-    emitted = {sink: len(content) for state in states for sink, content in state.sinks.items()}
+    emitted = {sink: content.size for state in states for sink, content in state.sinks.items()}
     if name == "too wide":
         assert left[1] == 2
     else:
@@ -113,7 +113,7 @@ def test_the_same_component_uses_the_same_fuel_each_time(python_guest: Component
     data = DATASETS["digits"]
     outcomes = []
     for _ in range(3):
-        state = replace(kernel.initial(POLICY, rows_class=data.schema.rows_class), phase="Create")
+        state = replace(kernel.initial(POLICY, rows_class=data.schema.rows_class, spent={}), phase="Create")
         calls = HostCalls(Monitor(POLICY, state), schema=data.schema, seed=b"", dataset=data)
         outcomes.append(one(python_guest, "create", calls))
     assert outcomes[0].fuel_used > 10_000_000
@@ -122,7 +122,7 @@ def test_the_same_component_uses_the_same_fuel_each_time(python_guest: Component
 
 def test_a_call_outside_its_phase_stops_the_python_guest(python_guest: ComponentGuest) -> None:
     data = DATASETS["digits"]
-    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=data.schema.rows_class))
+    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=data.schema.rows_class, spent={}))
     calls = HostCalls(monitor, schema=data.schema, seed=b"", dataset=data)
     outcome = one(python_guest, "create", calls)
     assert outcome.ending is Ending.STOPPED
@@ -132,7 +132,7 @@ def test_a_call_outside_its_phase_stops_the_python_guest(python_guest: Component
 
 def test_an_exception_of_the_guest_comes_back_as_its_line(python_guest: ComponentGuest) -> None:
     data = DATASETS["digits"]
-    state = replace(kernel.initial(POLICY, rows_class=data.schema.rows_class), phase="Create")
+    state = replace(kernel.initial(POLICY, rows_class=data.schema.rows_class, spent={}), phase="Create")
     imports = HostCalls(
         Monitor(POLICY, state), schema=data.schema, seed=b"", dataset=data
     ).component_imports()
@@ -150,14 +150,15 @@ def test_little_fuel_and_little_memory_end_the_python_guest(python_guest: Compon
         (replace(LIMITS, memory_bytes=1 << 20), Ending.MEMORY),
         (replace(LIMITS, table_elements=1000), Ending.MEMORY),
     ):
-        monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=data.schema.rows_class))
+        monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=data.schema.rows_class, spent={}))
         calls = HostCalls(monitor, schema=data.schema, seed=b"", dataset=None).component_imports()
         assert python_guest.run(export="configure", imports=calls, limits=change).ending is ending
 
 
 def test_the_python_guest_imports_the_contract_and_no_wasi(python_guest: ComponentGuest) -> None:
     assert python_guest.info.imports <= {
-        "schema", "random", "header", "log", "statistics", "batch", "targets", "graph", "plan"
+        "schema", "random", "header", "log", "statistics", "batch", "targets", "graph", "plan",
+        "keep", "kept", "take", "give"
     }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_without_the_switch_no_component_is_even_compiled() -> None:
 
 def test_the_core_lowering_refuses_a_component() -> None:
     with pytest.raises(GuestRefusedError, match="component"):
-        inspect(component(BODY), granted=(), limits=LIMITS)
+        inspect(component(BODY), granted={}, limits=LIMITS)
 
 
 def test_a_component_over_its_size_is_refused_at_its_edge() -> None:

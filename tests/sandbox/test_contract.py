@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from chiron.guest_api.calls import HostCalls
 from chiron.guest_api.lowering import CALLS
+from chiron.guest_api.transforms import EXPORTS
 from chiron.parties.build import GUEST_EXPORTS, GUEST_IMPORTS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def wit_functions(interface: str) -> dict[str, list[str]]:
     body = text.split(f"interface {interface} {{")[1].split("\n}")[0]
     found = re.findall(r"([a-z-]+): func\(([^)]*)\) -> s32;", body)
     assert len(found) == body.count("func(")
-    return {name: re.findall(r": (\w+)", parameters) for name, parameters in found}
+    return {name.replace("-", "_"): re.findall(r": (\w+)", parameters) for name, parameters in found}
 
 
 def wit_typed_functions() -> dict[str, str]:
@@ -41,13 +42,18 @@ def header_functions(kind: str) -> dict[str, int]:
 
 
 def test_every_call_of_the_contract_is_made_of_i32() -> None:
-    for interface in ("host", "model"):
+    for interface in ("host", "model", "transforms"):
         assert {kind for kinds in wit_functions(interface).values() for kind in kinds} <= {"u32", "s32"}
 
 
 def test_the_c_header_declares_the_contract() -> None:
     assert header_functions("IMPORT") == {name: len(kinds) for name, kinds in wit_functions("host").items()}
-    assert header_functions("EXPORT") == {name: len(kinds) for name, kinds in wit_functions("model").items()}
+    exports = wit_functions("model") | wit_functions("transforms")
+    assert header_functions("EXPORT") == {name: len(kinds) for name, kinds in exports.items()}
+
+
+def test_the_transforms_that_are_looked_for_are_the_contract() -> None:
+    assert set(EXPORTS) == set(wit_functions("transforms"))
 
 
 def test_the_builder_grants_the_contract() -> None:

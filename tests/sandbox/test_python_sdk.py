@@ -42,7 +42,7 @@ class Guest:
     """The SDK's modules, bound to one run."""
 
     def __init__(self, phase: str, *, seed: bytes = b"seed") -> None:
-        state = replace(kernel.initial(POLICY, rows_class=DATASET.schema.rows_class), phase=phase)
+        state = replace(kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={}), phase=phase)
         self.monitor = Monitor(POLICY, state)
         host = HostCalls(self.monitor, schema=DATASET.schema, seed=seed, dataset=DATASET)
         calls = ModuleType("calls")
@@ -106,7 +106,7 @@ def test_a_header_off_its_menu_is_a_status_and_a_good_one_is_not() -> None:
 def test_the_log_is_written_as_utf_8() -> None:
     guest = Guest("Configure")
     guest.api.log("größe")
-    assert guest.monitor.state.sinks["operator_log"] == "größe".encode()
+    assert guest.monitor.written("operator_log") == "größe".encode()
 
 
 def test_rows_come_in_messages_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_large_graph_goes_out_in_messages() -> None:
     model = np.random.default_rng(1).integers(0, 256, 2 * MESSAGE_BYTES + 5, dtype="uint8").tobytes()
     guest.api.graph(model)
     assert guest.sizes == [MESSAGE_BYTES, MESSAGE_BYTES, 5]
-    assert guest.monitor.state.sinks["graph"] == model
+    assert guest.monitor.written("graph") == model
 
 
 def test_gaussians_are_the_same_however_many_are_drawn_at_once() -> None:

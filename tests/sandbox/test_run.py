@@ -13,6 +13,7 @@ from wasm_sandbox import Ending, GuestMemory, HostCall, Limits, Outcome, StopGue
 PAGE = 65_536
 LIMITS = Limits(fuel=1_000_000, memory_bytes=4 * PAGE, table_elements=100)
 Arguments = tuple[int, ...]
+pytestmark = pytest.mark.usefixtures("every_way")
 
 
 def guest(body: str, *, before: str = "", pages: int = 1) -> bytes:
@@ -78,18 +79,27 @@ def test_an_endless_loop_uses_exactly_its_fuel() -> None:
     assert (outcome.ending, outcome.value, outcome.fuel_used) == (Ending.OUT_OF_FUEL, None, LIMITS.fuel)
 
 
-def test_endless_recursion_is_a_trap() -> None:
+def test_endless_recursion_is_a_trap_that_shows_no_depth() -> None:
     outcome = go(guest("call $go"))
     assert outcome.ending is Ending.TRAPPED
-    assert "stack" in outcome.detail
+    assert outcome.fuel_used == LIMITS.fuel
+    assert outcome.detail == "call stack exhausted: recurse less deeply"
 
 
 def test_a_smaller_stack_limit_ends_recursion_sooner() -> None:
-    used = [
-        go(guest("call $go"), limits=Limits(fuel=10**6, memory_bytes=PAGE, stack_bytes=stack)).fuel_used
-        for stack in (16 << 10, 256 << 10)
-    ]
-    assert used[0] * 4 < used[1]
+    def depth(stack_bytes: int) -> int:
+        calls: list[None] = []
+
+        def note(_memory: GuestMemory, _arguments: Arguments) -> int:
+            calls.append(None)
+            return 0
+
+        body = "(drop (call $call (i32.const 0) (i32.const 0))) (call $go)"
+        limits = Limits(fuel=10**6, memory_bytes=PAGE, stack_bytes=stack_bytes)
+        assert go(guest(body, before=CALL), call=note, limits=limits).ending is Ending.TRAPPED
+        return len(calls)
+
+    assert 100 < depth(16 << 10) * 8 < depth(256 << 10)
 
 
 def test_a_table_above_its_limit_ends_as_memory() -> None:

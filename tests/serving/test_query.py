@@ -27,7 +27,7 @@ from graphs import linear
 from chiron.graph import GraphError
 from chiron.guest_api.monitor import state_to_dict
 from chiron.policy import kernel
-from chiron.policy.header import Header
+from chiron.policy.header import Header, encode_header
 from chiron.serving import budget as budgets
 from chiron.serving import query
 from chiron.serving.blackbox import BlackBox, open_monitor
@@ -66,8 +66,8 @@ def offer(job: JobId = JOB, user: Ed25519PrivateKey = USER) -> Offer:
 
 
 def serving_state() -> kernel.State:
-    state = kernel.initial(POLICY, rows_class=SCHEMA.rows_class)
-    return replace(state, phase="Serve", ticks_left=LIMIT, header=HEADER)
+    state = kernel.initial(POLICY, rows_class=SCHEMA.rows_class, spent={})
+    return replace(state, phase="Serve", ticks_left=LIMIT, header=encode_header(POLICY.menus, HEADER))
 
 
 def handover(folder: Path, job: JobId = JOB, user: Ed25519PrivateKey = USER) -> dict[str, Any]:

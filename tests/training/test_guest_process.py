@@ -24,7 +24,6 @@ from chiron.guest_api.monitor import Monitor, state_to_dict
 from chiron.guest_api.process import OUT_OF_TIME, GuestProcess, GuestReport
 from chiron.guest_api.wire import MAX_MESSAGE_BYTES, read_message, write_message
 from chiron.policy import kernel
-from chiron.policy.header import encode_header
 from wasm_sandbox import GuestRefusedError
 
 DATASET = small_dataset()
@@ -32,7 +31,7 @@ SEED = bytes(8)
 
 
 def monitor_in(phase: str = "Configure") -> Monitor:
-    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class)
+    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={})
     return Monitor(POLICY, replace(state, phase=phase))
 
 
@@ -61,12 +60,12 @@ def test_a_good_guest_returns_zero_and_its_state_comes_back() -> None:
     assert report.ok
     assert report.fuel > 0
     assert monitor.state.alive
-    assert int.from_bytes(monitor.state.sinks["header"], "little") > 0
+    assert monitor.state.sinks["header"].number() > 0
     assert monitor.finish_phase()[-1] == kernel.Release(
         "header",
         POLICY.declassifiers["header"].to,
         15,
-        encode_header(POLICY.menus, monitor.state.header or pytest.fail("no header")),
+        monitor.state.header,
     )
 
 
@@ -207,7 +206,7 @@ def test_the_child_runs_one_export_and_ends_with_its_parent(monkeypatch: pytest.
     pipes = Pipes(monkeypatch, loaded(guest()), {"export": "create", "state": state, "seed": SEED})
     child.main()
     ready, answer = pipes.answers()
-    assert ready == {"ready": True}
+    assert ready == {"ready": True, "exports": ["configure", "create"]}
     assert (answer["ending"], answer["value"]) == ("returned", 0)
     assert not ended.is_set()
     pipes._feed.close()

@@ -20,7 +20,7 @@ from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.plan import PLAN, Plan, parse_plan
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
-from chiron.policy.types import Label, Principal
+from chiron.policy.types import Content, Label, Principal
 from wasm_sandbox import GuestAddressError, GuestMemory, StopGuest
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Run:
 
     def __init__(self, phase: str, data: Dataset | None, *, seed: bytes = b"seed") -> None:
         schema = dataset().schema if data is None else data.schema
-        state = replace(kernel.initial(POLICY, rows_class=schema.rows_class), phase=phase, header=HEADER)
+        first = kernel.initial(POLICY, rows_class=schema.rows_class, spent={})
+        state = replace(first, phase=phase, header=encode_header(POLICY.menus, HEADER))
         self.monitor = Monitor(POLICY, state)
         self.raw = bytearray(MEMORY_BYTES)
         self.memory = GuestMemory(memoryview(self.raw), output_bytes=1 << 26)
@@ -61,7 +62,7 @@ class Run:
         return [float(value) for value in np.frombuffer(self.raw, "<f4", count)]
 
     def sink(self, name: str) -> bytes:
-        return bytes(self.monitor.state.sinks.get(name, b""))
+        return self.monitor.written(name)
 
 
 def configuring() -> Run:
@@ -137,13 +138,15 @@ def test_plan_beyond_its_sink_ends_the_guest() -> None:
 
 
 DENIED = {
-    "Configure": ("statistics", "batch", "targets", "graph", "plan"),
-    "Create": ("log", "header"),
-    **dict.fromkeys(("Approve", "Train", "Seal", "Serve", "Ended"), tuple(CALL_PARAMETERS)),
+    "Configure": ("statistics", "batch", "targets", "graph", "plan", "keep", "kept", "take", "give"),
+    "Create": ("log", "header", "kept", "take", "give"),
+    **dict.fromkeys(("Approve", "Ended"), tuple(CALL_PARAMETERS)),
+    "Train": tuple(CALL_PARAMETERS.keys() - {"schema", "random", "kept", "take", "give"}),
+    **dict.fromkeys(("Seal", "Serve"), tuple(CALL_PARAMETERS.keys() - {"schema", "kept", "take", "give"})),
 }
 
 
-@pytest.mark.parametrize(("phase", "name"), [(p, n) for p, names in DENIED.items() for n in names])
+@pytest.mark.parametrize(("phase", "name"), [(p, n) for p, names in DENIED.items() for n in sorted(names)])
 def test_a_call_in_the_wrong_phase_ends_the_guest_and_changes_nothing(phase: str, name: str) -> None:
     run = Run(phase, dataset())
     size = run.put(struct.pack("<6I", *HEADER.as_dict().values()))
@@ -335,9 +338,10 @@ STATES = st.builds(
     label=st.frozensets(st.sampled_from([USER, OPERATOR])).map(Label),
     alive=st.booleans(),
     rows_class=st.integers(1, 1 << 30),
-    header=st.none() | st.just(HEADER),
-    sinks=st.dictionaries(st.sampled_from(sorted(POLICY.sinks)), st.binary(max_size=20)),
+    header=st.integers(0, 1 << 16),
+    sinks=st.dictionaries(st.sampled_from(sorted(POLICY.sinks)), st.binary(max_size=20).map(Content.of)),
     uses=st.dictionaries(st.sampled_from(sorted(POLICY.declassifiers)), st.integers(0, 1000)),
+    spent=st.dictionaries(st.sampled_from(sorted(POLICY.observers)), st.integers(0, 1 << 40)),
 )
 
 

@@ -34,10 +34,11 @@ from chiron.guest_api.dataset import as_float, encode_dataset, make_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.plan import OPTIMISERS, PLAN, SCHEDULES, Plan, parse_plan
+from chiron.guest_api.transforms import Transforms
 from chiron.policy import kernel
-from chiron.policy.header import Header
+from chiron.policy.header import Header, encode_header
 from chiron.policy.loader import spec_folder
-from chiron.policy.types import PolicyDigest
+from chiron.policy.types import Content, PolicyDigest
 from chiron.training import exchange, server, worker
 from chiron.training.agreement import Offer, make_offer, sign_request
 from chiron.training.create import Network, admit_graph, admit_network, configure, create
@@ -63,7 +64,9 @@ if TYPE_CHECKING:
 JOB = JobId("0" * 32)
 HEADER = Header(1, 16, 1, 4096, 5, 1000)
 KEY = bytes(32)
+ROOM = 4096  # for transforms
 DATASET = small_dataset()
+STATE = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={})
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PARTY = PartyKey(SIGNER.public_key().public_bytes_raw())
 
@@ -319,8 +322,10 @@ def test_without_a_plan_there_is_an_optimiser_that_changes_nothing() -> None:
 
 
 def creating(**sinks: bytes) -> Monitor:
-    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class)
-    return Monitor(POLICY, dataclasses.replace(state, phase="Create", header=HEADER, sinks=sinks))
+    state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={})
+    written = {name: Content.of(data) for name, data in sinks.items()}
+    number = encode_header(POLICY.menus, HEADER)
+    return Monitor(POLICY, dataclasses.replace(state, phase="Create", header=number, sinks=written))
 
 
 GOOD_PLAN = PLAN.pack(1, 0, 0.1, 0, 0, 0, 0, 0)
@@ -345,7 +350,7 @@ def test_a_missing_plan_or_a_graph_over_its_room_is_refused(sinks: dict[str, byt
 
 
 def test_create_without_a_header_is_an_error(folder: Path) -> None:
-    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=1))
+    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=1, spent={}))
     with pytest.raises(GuestApiError, match="after a header"):
         create(node_of(Role.LEAD, folder), None, monitor)  # type: ignore[arg-type]
 
@@ -403,17 +408,20 @@ def test_a_worker_refuses_another_data_set_than_the_approved_one(tmp_path: Path)
 def test_a_lead_learns_that_the_exchange_was_lost() -> None:
     channel = ScriptedChannel(Role.SERVER, {"lost": "worker 0"})
     with pytest.raises(TrainingError, match="the exchange ended early: worker 0"):
-        train(Team(channel.as_channel, ()), offer(), None)
+        train(Team(channel.as_channel, ()), offer(), None, transforms_bytes=ROOM, state=STATE)
 
 
 def test_the_messages_that_start_training_have_one_size_with_and_without_a_network() -> None:
     sizes = []
-    for net in (network(), None):
+    transforms = Transforms(bytes(500), b"notes", ("augment",))
+    for net in (network(), dataclasses.replace(network(), transforms=transforms), None):
         helper, lost = ScriptedChannel(Role.WORKER), ScriptedChannel(Role.SERVER, {"lost": ""})
         with pytest.raises(TrainingError):
-            train(Team(lost.as_channel, (helper.as_channel,)), offer(), net)
+            train(
+                Team(lost.as_channel, (helper.as_channel,)), offer(), net, transforms_bytes=ROOM, state=STATE
+            )
         sizes.append([len(raw) for raw in (*helper.sent, *lost.sent)])
-    assert sizes[0] == sizes[1]
+    assert sizes[0] == sizes[1] == sizes[2]
 
 
 # The lead's door
@@ -570,10 +578,10 @@ def inputs_of(binary: bytes) -> Inputs:
 
 
 def test_a_guest_that_the_sandbox_refuses_declares_no_header_and_its_operator_reads_why(folder: Path) -> None:
-    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=DATASET.schema.rows_class))
+    monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={}))
     log = configure(node_of(Role.LEAD, folder), inputs_of(b"MZ"), monitor)
     assert log.startswith("refused: ")
-    assert monitor.state.header is None
+    assert monitor.header is None
     assert monitor.state.phase == "Ended"
 
 

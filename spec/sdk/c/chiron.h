@@ -68,9 +68,19 @@ int32_t chiron_targets(uint32_t first, uint32_t count, void *to, uint32_t capaci
 CHIRON_IMPORT("graph") int32_t chiron_graph(const void *bytes, uint32_t length_bytes);
 CHIRON_IMPORT("plan") int32_t chiron_plan(const void *plan, uint32_t length_bytes);
 
+CHIRON_IMPORT("keep") int32_t chiron_keep(const void *notes, uint32_t length_bytes);
+/* In transforms. */
+CHIRON_IMPORT("kept") int32_t chiron_kept(void *to, uint32_t capacity_bytes);
+CHIRON_IMPORT("take") int32_t chiron_take(float *to, uint32_t capacity_bytes);
+CHIRON_IMPORT("give") int32_t chiron_give(const float *from, uint32_t length_bytes);
+
 /* What a guest must define. */
 CHIRON_EXPORT("configure") int32_t configure(void);
 CHIRON_EXPORT("create") int32_t create(void);
+/* What it may define. */
+CHIRON_EXPORT("transform_input") int32_t transform_input(void);
+CHIRON_EXPORT("augment") int32_t augment(void);
+CHIRON_EXPORT("transform_output") int32_t transform_output(void);
 
 /* Small helpers. */
 

@@ -1,0 +1,81 @@
+"""The guest's transforms between the data set and the engine, in training."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from chiron.guest_api.dataset import as_float
+from chiron.guest_api.transforms import AUGMENT, INPUT, Transformer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from chiron.guest_api.dataset import Float32Array, Schema
+    from chiron.guest_api.transforms import Transforms
+    from chiron.policy import kernel
+    from chiron.training.worker import Batches
+
+
+@contextmanager
+def transformed(
+    batches: Batches,
+    transforms: Transforms | None,
+    *,
+    policy: bytes,
+    schema: Schema,
+    state: kernel.State | None,
+    deadline_ms: int,
+) -> Iterator[Batches | Transformed]:
+    """Put the guest's transforms, if it has any, between the data set and the engine.
+
+    Args:
+        batches: the rows as the user submitted them.
+        transforms: the guest's, or None.
+        policy: the policy file, for the guest's process.
+        schema: of the data set.
+        state: the job's kernel state; None only without transforms.
+        deadline_ms: for any one transform.
+    """
+    if transforms is None or state is None:
+        yield batches
+        return
+    with Transformer(transforms, policy=policy, schema=schema) as transformer:
+        yield Transformed(batches, transformer, state, deadline_ms=deadline_ms)
+
+
+class Transformed:
+    """Batches of rows that went through the guest: `transform_input` once, when first asked, then `augment`.
+
+    The compute thread does it beside the exchange: the time it takes shows nowhere, and where a transform
+    fails no gradient comes, which shows as the job's outcome.
+    """
+
+    def __init__(
+        self, batches: Batches, transformer: Transformer, state: kernel.State, *, deadline_ms: int
+    ) -> None:
+        self._batches, self._transformer, self._state = batches, transformer, state
+        self._deadline_ms = deadline_ms
+        self._ready = False
+
+    def __call__(self, step: int) -> tuple[Float32Array, NDArray[np.int64]]:
+        """Return rows and targets of a step, as `Batches` does.
+
+        Raises:
+            TransformError: the guest failed.
+        """
+        if not self._ready:
+            self._batches.rows = self._apply(INPUT, as_float(self._batches.rows), b"")
+            self._ready = True
+        rows, targets = self._batches(step)
+        place = struct.pack("<QII", self._batches.seed, step, self._batches.index)
+        return self._apply(AUGMENT, rows, place), targets
+
+    def _apply(self, export: str, rows: Float32Array, seed: bytes) -> Float32Array:
+        return self._transformer.apply(
+            export, rows, state=self._state, deadline_ms=self._deadline_ms, seed=seed
+        )
