@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox random-modules slot-timing data lock clean
+.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules slot-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -60,6 +60,9 @@ coq: ## check the unwinding theorem (needs coqc: apt-get install coq)
 
 bench-sandbox: $(STAMP) ## time the sandbox: host calls, fresh instances, bulk data, the kernel
 	$(BIN)/python -m benchmarks.sandbox
+
+bench-component: $(STAMP) ## time a Python guest: build, compile, fresh instances (a minute)
+	$(BIN)/python -m benchmarks.sandbox_component
 
 random-modules: $(STAMP) ## 100,000 random modules, two secrets each (hours)
 	$(BIN)/python -m benchmarks.random_modules --count 100000

@@ -1,6 +1,9 @@
 """Runs one WebAssembly guest with exactly the authority it was given. Knows no policy."""
 
 from wasm_sandbox.admission import HOST_MODULE
+from wasm_sandbox.component import ComponentGuest, load_component
+from wasm_sandbox.component_admission import is_component
+from wasm_sandbox.component_types import ComponentCall
 from wasm_sandbox.engine import Profile
 from wasm_sandbox.errors import (
     GuestAddressError,
@@ -18,6 +21,8 @@ from wasm_sandbox.types import Ending, GuestInfo, Handler, HostCall, Limits, Out
 
 __all__ = [
     "HOST_MODULE",
+    "ComponentCall",
+    "ComponentGuest",
     "Ending",
     "Guest",
     "GuestAddressError",
@@ -35,8 +40,10 @@ __all__ = [
     "SandboxError",
     "StopGuest",
     "inspect",
+    "is_component",
     "limited_memory",
     "load",
+    "load_component",
     "load_image",
     "precompile",
     "run",

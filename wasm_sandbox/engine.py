@@ -11,6 +11,8 @@ from typing import Final
 
 from wasmtime import Config, Engine
 
+from wasm_sandbox.component_link import switch_off_async
+
 
 class Profile(Enum):
     """How the engine uses the process that it is in."""
@@ -36,6 +38,8 @@ _COMMON: Final[dict[str, bool]] = {
             "wasm_custom_page_sizes",
             "wasm_wide_arithmetic",
             "wasm_component_model",
+            "wasm_component_model_map",
+            "wasm_component_model_implements",
             "gc_support",
             "shared_memory",
             # what depends on the process and not on the guest
@@ -77,6 +81,16 @@ def settings_digest(*, stack_bytes: int, profile: Profile) -> bytes:
     """Return SHA-256 of the settings: machine code made under others has another one."""
     table = settings(stack_bytes=stack_bytes, profile=profile)
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).digest()
+
+
+def make_component_engine(*, stack_bytes: int, profile: Profile) -> Engine:
+    """Make an engine for components, which are large and so are compiled in parallel; arguments as above."""
+    config = Config()
+    table = settings(stack_bytes=stack_bytes, profile=profile)
+    for name, value in (table | {"wasm_component_model": True, "parallel_compilation": True}).items():
+        setattr(config, name, value)
+    switch_off_async(config)
+    return Engine(config)
 
 
 def make_engine(*, stack_bytes: int, profile: Profile = Profile.ENCLAVE) -> Engine:

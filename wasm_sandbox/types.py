@@ -35,6 +35,7 @@ class Limits:
         module_bytes: size of the guest's binary.
         output_bytes: sum of all bytes that host calls read from the guest's memory.
         host_calls: number of host calls of one run.
+        component_bytes: size of the binary of a guest that is a component; 0 refuses components.
         compile_ms: time that `precompile` gives the compiler's process.
         compile_bytes: private memory that `precompile` gives the compiler beyond what its process has.
 
@@ -49,6 +50,7 @@ class Limits:
     module_bytes: int = 8 << 20
     output_bytes: int = 64 << 20
     host_calls: int = 100_000
+    component_bytes: int = 0
     compile_ms: int = 10_000
     compile_bytes: int = 1 << 30
 
@@ -61,6 +63,7 @@ class Limits:
             "module_bytes": (0, 1 << 30),
             "output_bytes": (0, MAX_MEMORY_BYTES),
             "host_calls": (0, MAX_FUEL),
+            "component_bytes": (0, 1 << 30),
             "compile_ms": (1, MAX_COMPILE_MS),
             "compile_bytes": (MIN_COMPILE_BYTES, 1 << 40),
         }

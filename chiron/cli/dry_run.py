@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from chiron.cli.output import add_command
+from chiron.cli.output import add_command, add_policy
 from chiron.parties.data import load_dataset
 from chiron.parties.dry_run import dry_run
-from chiron.policy.loader import spec_folder
+from chiron.policy.loader import policy_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -38,12 +38,13 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--steps", type=int, default=STEPS, help="training steps to try (default: %(default)s)"
     )
+    add_policy(parser)
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Run configure, create and some steps."""
-    guest, policy = chosen.guest.read_bytes(), (spec_folder() / "policy.toml").read_bytes()
+    guest, policy = chosen.guest.read_bytes(), policy_bytes(chosen.policy)
     with output.progress() as progress:
         progress.add_task("running the guest", total=None)
         data = load_dataset(chosen.data)

@@ -12,7 +12,6 @@ from chiron.cli import party
 from chiron.cli.output import add_command, add_group
 from chiron.parties.platform import ask_lead
 from chiron.parties.submit import new_job_id, submit_guest
-from chiron.policy.loader import load_policy
 
 if TYPE_CHECKING:
     import argparse
@@ -62,7 +61,7 @@ def run_submit(chosen: argparse.Namespace, output: Output) -> None:
     job = new_job_id()
     seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
     guest = chosen.guest.read_bytes()
-    manifest = submit_guest(platform, home, policy=load_policy(), guest=guest, job=job, seed=seed)
+    manifest = submit_guest(platform, home, policy=home.policy, guest=guest, job=job, seed=seed)
     value = {"job": job, "guest": manifest.envelope, "seed": seed}
     output.result(value, f"job {job}\nnow the user runs: chiron user submit {job} --data FILE")
 

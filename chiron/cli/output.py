@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -69,6 +70,13 @@ def add_command(commands: Commands, name: str, *, help_text: str, example: str) 
     )
     parser.add_argument("--json", action="store_true", help="one JSON value a line instead of text")
     return parser
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """Add --policy: another policy than the one that is installed."""
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="a policy.toml (default: the one of this Chiron)"
+    )
 
 
 def add_group(commands: Commands, name: str, *, help_text: str) -> Commands:

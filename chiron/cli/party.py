@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from chiron.cli.output import add_command
+from chiron.cli.output import add_command, add_policy
 from chiron.parties.approval import approve, fetch_offer, fetch_receipt, refuse
 from chiron.parties.errors import PartyError
 from chiron.parties.home import create_home, open_home
 from chiron.parties.platform import Platform
 from chiron.policy.kernel import StopReason
-from chiron.policy.loader import load_policy
 from chiron.training.submission import parse_job_id
 from enclave import EvidenceFormat, write_atomically
 
@@ -57,6 +56,7 @@ def register_shared(group: Commands, who: str) -> None:
     )
     add_home(init, who)
     init.add_argument("--reference", type=Path, required=True, metavar="FILE", help="from `chiron reference`")
+    add_policy(init)
     init.set_defaults(run=run_init)
     agree = add_command(
         group,
@@ -97,7 +97,7 @@ def job_of(chosen: argparse.Namespace) -> JobId:
 
 def run_init(chosen: argparse.Namespace, output: Output) -> None:
     """Make a key directory."""
-    home = create_home(chosen.home, chosen.reference)
+    home = create_home(chosen.home, chosen.reference, policy=chosen.policy)
     key = home.signer.public_key().public_bytes_raw().hex()
     output.result({"home": str(chosen.home), "key": key}, f"key {key}\nin {chosen.home}")
 
@@ -105,7 +105,7 @@ def run_init(chosen: argparse.Namespace, output: Output) -> None:
 def run_approve(chosen: argparse.Namespace, output: Output) -> None:
     """Show what a job will say publicly and what it costs in bits, then approve it."""
     platform, home = connection(chosen, output)
-    offer = fetch_offer(platform, home, job_of(chosen), policy=load_policy())
+    offer = fetch_offer(platform, home, job_of(chosen), policy=home.policy)
     output.result(offer.as_dict(), describe_offer(offer))
     if not chosen.yes and not _agrees():
         raise PartyError("not approved: run the command again with --yes, or `refuse` the job")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chiron.cli.output import add_command
+from chiron.cli.output import add_command, add_policy
 from chiron.launch.runtime import runtime_measurement
 from chiron.policy.loader import load_policy
 from chiron.training.node import POLICY
@@ -33,12 +33,13 @@ def register(commands: Commands) -> None:
         help="trust simulated Evidence of this root key; it proves nothing about hardware",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="where to write them")
+    add_policy(parser)
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Measure this installation and write what its enclaves must show."""
-    policy = load_policy()
+    policy = load_policy(chosen.policy)
     values = ReferenceValues(
         format=EvidenceFormat.SIMULATED,
         measurement=runtime_measurement(),

@@ -7,8 +7,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chiron.cli.output import add_command
+from chiron.cli.output import add_command, add_policy
 from chiron.launch.local import Deployment
+from chiron.policy.loader import policy_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +35,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help="0 for any free one (default: %(default)s)"
     )
+    add_policy(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,7 +52,7 @@ def run(chosen: argparse.Namespace, output: Output) -> None:
         )
         output.result(event, words)
 
-    deployment = Deployment(chosen.home, chosen.workers, tell)
+    deployment = Deployment(chosen.home, chosen.workers, tell, policy=policy_bytes(chosen.policy))
     try:
         with output.progress() as progress:
             progress.add_task("starting enclave processes", total=None)

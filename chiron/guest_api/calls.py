@@ -1,6 +1,7 @@
-"""The host calls: one table that binds each import of spec/guest.wit to the monitor and the data set.
+"""The host calls: what each import of spec/guest.wit does, over bytes and integers.
 
-Every handler asks the monitor first and acts only when it is granted; a denial stops the guest.
+Every handler asks the monitor first and acts only when it is granted; a denial stops the guest. How a guest
+hands over bytes and integers is chiron.guest_api.lowering's affair.
 """
 
 from __future__ import annotations
@@ -13,38 +14,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chiron.guest_api.dataset import as_float
+from chiron.guest_api.lowering import NO_ROOM, REFUSED, component_imports, core_imports
 from chiron.policy.header import FIELDS, Header, encode_header
 from chiron.policy.types import PolicyError
-from wasm_sandbox import GuestMemory, HostCall, StopGuest
+from wasm_sandbox import StopGuest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from chiron.guest_api.dataset import Dataset, Float32Array, Schema
+    from chiron.guest_api.lowering import Answer, Buffer, Logic
     from chiron.guest_api.monitor import Monitor
+    from wasm_sandbox import ComponentCall, HostCall
 
-REFUSED, NO_ROOM = -1, -2  # status codes of spec/guest.wit
 SCHEMA_VERSION = 1
 MAX_RANDOM_BYTES = 1 << 24
 _SCHEMA = struct.Struct("<8I")
 _HEADER = struct.Struct(f"<{len(FIELDS)}I")
-CALL_PARAMETERS: Mapping[str, int] = {
-    "schema": 2,
-    "random": 2,
-    "header": 2,
-    "log": 2,
-    "statistics": 4,
-    "batch": 4,
-    "targets": 4,
-    "graph": 2,
-    "plan": 2,
-    "keep": 2,
-    "kept": 2,
-    "take": 2,
-    "give": 2,
-}
 ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
 
 
@@ -78,8 +64,15 @@ class HostCalls:
         self._drawn = 0
 
     def imports(self) -> dict[str, HostCall]:
-        """Return every import a guest may name, with its count of i32 parameters."""
-        handlers = {
+        """Return every import that a core guest may name."""
+        return core_imports(self._table())
+
+    def component_imports(self) -> dict[str, ComponentCall]:
+        """Return every import that a component may name."""
+        return component_imports(self._table())
+
+    def _table(self) -> dict[str, Logic]:
+        return {
             "schema": self._read_schema,
             "random": self._random,
             "header": self._header,
@@ -94,7 +87,6 @@ class HostCalls:
             "take": self._take,
             "give": self._give,
         }
-        return {name: HostCall(CALL_PARAMETERS[name], handler) for name, handler in handlers.items()}
 
     def _granted(self, name: str, payload: bytes = b"") -> None:
         if not self._monitor.call(name, payload):
@@ -106,28 +98,24 @@ class HostCalls:
             raise StopGuest(f"host call {name!r} has no data set in this run")
         return self._dataset
 
-    def _read_schema(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+    def _read_schema(self, _numbers: tuple[int, ...], _buffer: Buffer) -> Answer:
         self._granted("schema")
-        pointer, capacity = arguments
         shape = (*self._schema.shape, 1, 1)[:3]
         counts = (SCHEMA_VERSION, self._schema.rows_class, len(self._schema.shape), *shape)
-        return _give(memory, pointer, capacity, _SCHEMA.pack(*counts, self._schema.classes, 0))
+        return _SCHEMA.pack(*counts, self._schema.classes, 0)
 
-    def _random(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+    def _random(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
         self._granted("random")
-        pointer, count = arguments
-        if count > MAX_RANDOM_BYTES:
+        if buffer.size > min(MAX_RANDOM_BYTES, buffer.most):
             return REFUSED
         domain = self._seed + self._monitor.state.phase.encode() + self._drawn.to_bytes(8, "little")
         self._drawn += 1
-        memory.write(pointer, hashlib.shake_256(domain).digest(count))
-        return 0
+        return hashlib.shake_256(domain).digest(buffer.size)
 
-    def _header(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        pointer, size = arguments
-        if size != _HEADER.size:
+    def _header(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        if buffer.size != _HEADER.size:
             return REFUSED
-        header = Header(*_HEADER.unpack(memory.read(pointer, size)))
+        header = Header(*_HEADER.unpack(buffer.read()))
         try:
             number = encode_header(self._monitor.policy.menus, header)
         except PolicyError:
@@ -135,34 +123,31 @@ class HostCalls:
         self._granted("header", number.to_bytes(8, "little"))
         return 0
 
-    def _log(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        return self._emit("log", memory, arguments)
+    def _log(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        return self._emit("log", buffer)
 
-    def _graph(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        return self._emit("graph", memory, arguments)
+    def _graph(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        return self._emit("graph", buffer)
 
-    def _plan(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        return self._emit("plan", memory, arguments)
+    def _plan(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        return self._emit("plan", buffer)
 
-    def _keep(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        return self._emit("keep", memory, arguments)
+    def _keep(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        return self._emit("keep", buffer)
 
-    def _give(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        return self._emit("give", memory, arguments)
+    def _give(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
+        return self._emit("give", buffer)
 
-    def _kept(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        flow = self._granted_flow("kept")
-        pointer, capacity = arguments
-        return _give(memory, pointer, capacity, flow.notes)
+    def _kept(self, _numbers: tuple[int, ...], _buffer: Buffer) -> Answer:
+        return self._granted_flow("kept").notes
 
-    def _take(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+    def _take(self, _numbers: tuple[int, ...], buffer: Buffer) -> Answer:
         flow = self._granted_flow("take")
-        pointer, capacity = arguments
-        whole = flow.rows[flow.taken : flow.taken + capacity // flow.row_bytes * flow.row_bytes]
+        whole = flow.rows[flow.taken : flow.taken + buffer.size // flow.row_bytes * flow.row_bytes]
         if not whole and flow.taken < len(flow.rows):
             return NO_ROOM
         flow.taken += len(whole)
-        return _give(memory, pointer, capacity, whole)
+        return np.frombuffer(whole, dtype="u1")
 
     def _granted_flow(self, name: str) -> Flow:
         self._granted(name)
@@ -170,42 +155,31 @@ class HostCalls:
             raise StopGuest(f"host call {name!r} has no rows in this run")
         return self._flow
 
-    def _emit(self, name: str, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
-        pointer, size = arguments
-        self._granted(name, bytes(memory.read(pointer, size)))
+    def _emit(self, name: str, buffer: Buffer) -> Answer:
+        self._granted(name, buffer.read())
         return 0
 
-    def _statistics(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+    def _statistics(self, numbers: tuple[int, ...], _buffer: Buffer) -> Answer:
         dataset = self._granted_data("statistics")
-        kind, index, pointer, capacity = arguments
+        kind, index = numbers
         values = _statistics(dataset, kind, index)
-        return REFUSED if values is None else _give(memory, pointer, capacity, values.tobytes())
+        return REFUSED if values is None else values
 
-    def _batch(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+    def _batch(self, numbers: tuple[int, ...], buffer: Buffer) -> Answer:
         dataset = self._granted_data("batch")
-        first, count, pointer, capacity = arguments
+        first, count = numbers
         if first + count > len(dataset.rows):
             return REFUSED
-        size = count * dataset.schema.row_values * 4
-        if size > capacity:
-            return NO_ROOM
-        return _give(memory, pointer, capacity, as_float(dataset.rows[first : first + count]).tobytes())
+        if count * dataset.schema.row_values * 4 > buffer.size:
+            return NO_ROOM  # before anything is converted
+        return np.ascontiguousarray(as_float(dataset.rows[first : first + count]), dtype="<f4")
 
-    def _targets(self, memory: GuestMemory, arguments: tuple[int, ...]) -> int:
+    def _targets(self, numbers: tuple[int, ...], _buffer: Buffer) -> Answer:
         dataset = self._granted_data("targets")
-        first, count, pointer, capacity = arguments
+        first, count = numbers
         if first + count > len(dataset.targets):
             return REFUSED
-        return _give(
-            memory, pointer, capacity, dataset.targets[first : first + count].astype("<i4").tobytes()
-        )
-
-
-def _give(memory: GuestMemory, pointer: int, capacity: int, data: bytes | memoryview) -> int:
-    if len(data) > capacity:
-        return NO_ROOM
-    memory.write(pointer, data)
-    return len(data)
+        return dataset.targets[first : first + count].astype("<i4")
 
 
 def _statistics(dataset: Dataset, kind: int, index: int) -> Float32Array | None:

@@ -21,7 +21,7 @@ from chiron.guest_api.limits import load_guest
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
 from chiron.policy.loader import parse_policy
-from wasm_sandbox import Ending, Guest, GuestRefusedError, limited_memory
+from wasm_sandbox import ComponentGuest, Ending, Guest, GuestRefusedError, limited_memory
 
 if TYPE_CHECKING:
     from chiron.policy.types import Policy
@@ -46,7 +46,7 @@ def main() -> None:
     with guest:
         write_message(outbox, {"ready": True, "exports": sorted(guest.info.exports)})
         request = read_message(inbox)
-        if "row_bytes" in request:
+        if "row_bytes" in request and isinstance(guest, Guest):  # components have no transforms
             _serve_transforms(guest, policy, schema, loaded["notes"], request)
             return
         threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
@@ -83,8 +83,11 @@ def _end_with_parent(inbox: BinaryIO) -> None:
     os._exit(1)
 
 
-def _run(guest: Guest, monitor: Monitor, calls: HostCalls, *, export: str) -> dict[str, Any]:
-    outcome = guest.run(export, imports=calls.imports())
+def _run(guest: Guest | ComponentGuest, monitor: Monitor, calls: HostCalls, *, export: str) -> dict[str, Any]:
+    if isinstance(guest, ComponentGuest):
+        outcome = guest.run(export, imports=calls.component_imports())
+    else:
+        outcome = guest.run(export, imports=calls.imports())
     if outcome.ending is not Ending.RETURNED or outcome.value != 0:
         monitor.fault()
     return {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chiron.guest_api.calls import CALL_PARAMETERS
-from wasm_sandbox import Guest, Limits, Rules, load
+from chiron.guest_api.lowering import CALL_PARAMETERS, component_signatures
+from wasm_sandbox import ComponentGuest, Guest, Limits, Rules, is_component, load, load_component
 
 if TYPE_CHECKING:
     from chiron.policy.types import Policy
@@ -24,16 +24,21 @@ def sandbox_limits(policy: Policy) -> Limits:
         module_bytes=limits.module_bytes,
         output_bytes=limits.memory_bytes,
         host_calls=limits.host_calls,
+        component_bytes=limits.component_bytes,
+        compile_ms=limits.compile_ms,
     )
 
 
-def load_guest(policy: Policy, guest: bytes) -> Guest:
+def load_guest(policy: Policy, guest: bytes) -> Guest | ComponentGuest:
     """Check and compile a guest, which takes as long as the guest makes it: only where it can be killed.
 
     Raises:
         GuestRefusedError: names the rule and the remedy; for the operator alone.
     """
-    return load(guest, Rules(CALL_PARAMETERS, sandbox_limits(policy), EXPORTS))
+    limits = sandbox_limits(policy)
+    if is_component(guest):  # SAND-8
+        return load_component(guest, granted=component_signatures(), limits=limits, exports=EXPORTS)
+    return load(guest, Rules(CALL_PARAMETERS, limits, EXPORTS))
 
 
 def inspect_guest(policy: Policy, guest: bytes) -> None:

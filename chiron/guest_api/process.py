@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
-from wasm_sandbox import GuestRefusedError
+from wasm_sandbox import GuestRefusedError, is_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,8 @@ OUT_OF_TIME = "out of time"
 ENVIRONMENT = ("PATH", "PYTHONPATH")  # all that the child is told of this process's environment
 STUCK_MS = 5_000  # longer than any one instruction of a guest takes
 LOAD_MS = 60_000  # start, transfer of the largest data set, compilation
+EXCEPTION = 100_000  # beyond it, what spec/sdk/python returns for an exception: this and its line
+COMPONENT_LOAD_MS = 240_000  # a Python guest brings its interpreter: 10 to 40 s to compile
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class GuestReport:
     def explain(self, export: str) -> str:
         """Say in a sentence what went wrong, for the operator alone."""
         if self.ending == "returned":
-            return f"{export}() returned {self.value}: it must return 0"
+            line = (self.value or 0) - EXCEPTION
+            where = f" (in Python: an exception in line {line} of the module)" if line > 0 else ""
+            return f"{export}() returned {self.value}: it must return 0{where}"
         text = f"{export}() ended: {self.ending}"
         return f"{text} ({self.detail})" if self.detail else text
 
@@ -92,7 +96,7 @@ class GuestProcess:
             env=environment,
         )
         try:
-            with self._killed_after(LOAD_MS):
+            with self._killed_after(COMPONENT_LOAD_MS if is_component(guest) else LOAD_MS):
                 answer = self._load(
                     {
                         "guest": guest,

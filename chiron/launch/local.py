@@ -17,6 +17,7 @@ from chiron.launch.errors import LaunchError
 from chiron.launch.processes import EnclaveProcess
 from chiron.launch.store import JobStore
 from chiron.policy.kernel import StopReason
+from chiron.policy.loader import policy_bytes
 from chiron.training.node import Role
 from enclave import create_simulated_cpu
 
@@ -43,12 +44,14 @@ Events = queue.SimpleQueue[tuple[str, dict[str, Any] | None]]
 class Deployment:
     """A platform on one machine: processes, job store and HTTP interface, in one folder.
 
-    `tell` is given each public event; `wrap` may replace an address by a relay's (a network in between).
+    `policy` is the file's bytes; `tell` is given each public event; `wrap` may replace an address by a
+    relay's (a network in between).
     """
 
     home: Path
     workers: int
     tell: Callable[[dict[str, Any]], None]
+    policy: bytes = field(default_factory=policy_bytes)
     wrap: Callable[[str, str], str] = lambda _, address: address
     processes: dict[str, EnclaveProcess] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
@@ -150,7 +153,11 @@ class Deployment:
         self.processes[name] = EnclaveProcess(
             name,
             role,
-            configuration={"simulated_cpu": str(self.home / CPU_FOLDER), **configuration},
+            configuration={
+                "simulated_cpu": str(self.home / CPU_FOLDER),
+                "policy": self.policy.decode(),
+                **configuration,
+            },
             log=self.home / "logs" / f"{name}.log",
             events=self._events,
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chiron.launch.runtime import runtime_measurement
-from chiron.policy.loader import parse_policy, spec_folder
+from chiron.policy.loader import parse_policy
 from chiron.serving.query import QueryNode
 from chiron.training import worker
 from chiron.training.errors import TrainingError
@@ -41,7 +41,7 @@ def main() -> None:
     configuration = json.loads(sys.stdin.readline())
     role = Role(configuration["role"])
     attester = SimulatedAttester(Path(configuration["simulated_cpu"]), runtime_measurement())
-    policy_bytes = (spec_folder() / "policy.toml").read_bytes()
+    policy_bytes = configuration["policy"].encode()
     node = make_node(
         role, parse_policy(policy_bytes), policy_bytes=policy_bytes, attester=attester, emit=emit
     )

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from chiron.guest_api.limits import EXPORTS
+from chiron.guest_api.lowering import CALL_PARAMETERS
+from chiron.parties.build_python import componentize
 from chiron.parties.toolchains import SUFFIXES, BuildError, compile_guest
 from wasm_sandbox import GuestRefusedError, Limits, inspect
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-# The imports of spec/guest.wit with their number of i32 parameters; a test holds them together.
-GUEST_IMPORTS: Final[Mapping[str, int]] = MappingProxyType(
-    {
-        "schema": 2,
-        "random": 2,
-        "header": 2,
-        "log": 2,
-        "statistics": 4,
-        "batch": 4,
-        "targets": 4,
-        "graph": 2,
-        "plan": 2,
-        "keep": 2,
-        "kept": 2,
-        "take": 2,
-        "give": 2,
-    }
-)
-GUEST_EXPORTS: Final = ("configure", "create")
 
 _PAGE_BYTES: Final = 65_536  # WebAssembly core 2.0, section 4.2.8
 _MAX_MEMORY_BYTES: Final = 2**32
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _MANY_SOURCES: Final = ("c", "cpp")
 _WITHOUT_LINES: Final = ("zig", "rust")  # their DWARF names folders, and holds the whole library: megabytes
-_KEYS: Final = ("name", "language", "sources", "memory_bytes")
+_KEYS: Final = ("name", "language", "sources")  # and memory_bytes, but for Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +31,7 @@ class GuestProject:
         name: lower-case letters, digits and hyphens.
         language: a key of `SUFFIXES`.
         sources: files in that language, relative to the project's folder; beyond C and C++ the main one.
-        memory_bytes: size of the guest's memory, a multiple of 65,536.
+        memory_bytes: size of the guest's memory, a multiple of 65,536; 0 for Python, whose memory grows.
     """
 
     name: str
@@ -82,7 +60,8 @@ def build(project: Path, *, sdk: Path, output: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(prefix=".guest-", dir=target.parent) as folder:
         compiled = Path(folder) / "guest.wasm"
         if settings.language == "python":
-            _componentize(project, compiled)
+            (source,) = settings.sources
+            componentize(project, compiled, spec=sdk.parents[1], module=source.removesuffix(".py"))
         else:
             compile_guest(project, settings, sdk=sdk.parent, output=compiled)
             if settings.language in _WITHOUT_LINES:
@@ -105,9 +84,10 @@ def parse_project(project: Path) -> GuestProject:
         raise BuildError(f"no readable guest.toml in {project}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BuildError(f"guest.toml is not TOML: {error}") from error
-    for key in fields.keys() ^ set(_KEYS):
+    keys = {*_KEYS, *(() if fields.get("language") == "python" else ("memory_bytes",))}
+    for key in sorted(fields.keys() ^ keys):
         state = "unknown" if key in fields else "missing"
-        raise BuildError(f"guest.toml: {state} key {key!r}; the keys are {', '.join(_KEYS)}")
+        raise BuildError(f"guest.toml: {state} key {key!r}; the keys are {', '.join(sorted(keys))}")
     if not isinstance(fields["name"], str) or not _NAME.fullmatch(fields["name"]):
         raise BuildError("guest.toml: name must be 1 to 64 lower-case letters, digits and hyphens")
     language = fields["language"]
@@ -116,7 +96,8 @@ def parse_project(project: Path) -> GuestProject:
     sources = _checked_sources(project, fields["sources"], SUFFIXES[language])
     if len(sources) > 1 and language not in _MANY_SOURCES:
         raise BuildError(f"guest.toml: sources of {language} must be its one main file")
-    return GuestProject(fields["name"], language, sources, _checked_memory(fields["memory_bytes"]))
+    memory_bytes = _checked_memory(fields["memory_bytes"]) if "memory_bytes" in fields else 0
+    return GuestProject(fields["name"], language, sources, memory_bytes)
 
 
 def _checked_sources(project: Path, sources: Any, suffix: str) -> tuple[str, ...]:  # noqa: ANN401 - as TOML gave it
@@ -163,17 +144,9 @@ def _read_u32(guest: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def _componentize(project: Path, output: Path) -> None:
-    try:
-        builder = importlib.import_module("chiron.parties.build_python")
-    except ImportError as error:
-        raise BuildError("this Chiron cannot build Python guests: install one that can") from error
-    builder.componentize(project, output)
-
-
 def _inspect(guest: bytes, settings: GuestProject) -> None:
     limits = Limits(fuel=0, memory_bytes=settings.memory_bytes)
     try:
-        inspect(guest, granted=GUEST_IMPORTS, limits=limits, exports=GUEST_EXPORTS)
+        inspect(guest, granted=CALL_PARAMETERS, limits=limits, exports=EXPORTS)
     except GuestRefusedError as error:
         raise BuildError(f"{settings.name} compiles, but the sandbox would refuse it: {error}") from error

@@ -43,14 +43,23 @@ def spec_folder() -> Path:
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """Read and check a policy file; without a path, the one that this runtime enforces.
+    """Read and check a policy file; without a path, the one that is installed.
 
     Raises:
         PolicyError: the file is missing, is not TOML or breaks a rule; the text names key and rule.
     """
+    return parse_policy(policy_bytes(path))
+
+
+def policy_bytes(path: Path | None = None) -> bytes:
+    """Return a policy file's bytes, which its digest is of; without a path, the one that is installed.
+
+    Raises:
+        PolicyError: the file cannot be read.
+    """
     path = path or spec_folder() / "policy.toml"
     try:
-        return parse_policy(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise PolicyError(f"policy file {path} cannot be read: {error.strerror}") from error
 

@@ -108,13 +108,17 @@ class HeaderMenus:
 
 @dataclass(frozen=True, slots=True)
 class GuestLimits:
-    """Limits of one run of a guest; bytes, milliseconds and wasmtime's units of fuel."""
+    """Limits of one run of a guest; bytes, milliseconds and wasmtime's units of fuel.
+
+    `component_bytes` is the switch for Python guests: 0 refuses every component.
+    """
 
     fuel: int
     memory_bytes: int
     table_elements: int
     stack_bytes: int
     module_bytes: int
+    component_bytes: int
     host_calls: int
     configure_ms: int
     compile_ms: int

@@ -42,7 +42,7 @@ int32_t configure(void) {
       .workers = WORKERS,
       .parameters = parameters,
       .slot_ms = parameters <= 1 << 16 ? 20 : 50,
-      .create_ms = 2000,
+      .create_ms = parameters <= 1 << 16 ? 2000 : 5000,
   };
   chiron_log_text("perceptron: one hidden layer, AdamW\n");
   return chiron_header(&header, sizeof header);

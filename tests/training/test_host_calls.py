@@ -12,9 +12,10 @@ from deployments import POLICY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chiron.guest_api.calls import CALL_PARAMETERS, MAX_RANDOM_BYTES, NO_ROOM, REFUSED, HostCalls
+from chiron.guest_api.calls import MAX_RANDOM_BYTES, HostCalls
 from chiron.guest_api.dataset import Dataset, as_float, make_dataset
 from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.lowering import CALL_PARAMETERS, NO_ROOM, REFUSED
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.plan import PLAN, Plan, parse_plan
 from chiron.policy import kernel
