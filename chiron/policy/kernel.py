@@ -162,7 +162,7 @@ def initial(policy: Policy, *, rows_class: int, spent: Mapping[str, int]) -> Sta
 
 
 def step(policy: Policy, state: State, action: Action) -> Step:
-    """Decide one action. Total: every action in every state has an answer, and none raises."""
+    """Decide one action. Total: every action in every state of the policy has an answer, and none raises."""
     if isinstance(action, Call):
         return _call(policy, state, action.name, action.payload)
     if isinstance(action, Tick):

@@ -74,10 +74,11 @@ def close_job(  # noqa: PLR0913  what a receipt states comes from all over the j
     events = [
         event for loss in quantised.losses for event in monitor.tick(quantised.trusted | {"loss": loss})
     ]
-    succeeded = result.model is not None
+    metrics = _metrics(events)
+    succeeded = metrics["succeeded"]  # what the kernel released, and nothing beside it
     fields = _receipt_fields(node, offer, approvals=approvals, charged=charged, succeeded=succeeded)
     receipt = sign_receipt(node.signer, fields)
-    closing = Closing(offer, receipt, _metrics(events), monitor.state, succeeded)
+    closing = Closing(offer, receipt, metrics, monitor.state, succeeded)
     write_atomically(stored(cell, offer.job, RECORD), _sealed_record(node, closing))
     write_atomically(stored(cell, offer.job, "receipt"), receipt.to_bytes())
     if succeeded:

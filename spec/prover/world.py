@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import z3
 
 from chiron.policy.kernel import EMPTY, LAST_PHASE, Charged, State
-from chiron.policy.releases import DATA_SET, counts, data_set_bits
+from chiron.policy.releases import DATA_SET, data_set_bits
 from prover.symbolic import Bytes, Number, SymbolicContent, Term, Truth, explore, phase_ticks, term_of
 
 if TYPE_CHECKING:
@@ -178,14 +178,20 @@ def _elapsed(policy: Policy, line: list[str], name: str, state: State) -> Term:
 
 
 def released_bits(policy: Policy, job: Job, clearance: Label, *, of_data_set: bool) -> Term:
-    """Return how many bits of others' secrets a job has released to an observer so far."""
-    owners = policy.sources[DATA_SET].owners
+    """Return how many bits of others' secrets a job has released to an observer so far.
+
+    Which releases count is said here once more, on sets of owners: the kernel's own word for it is what is
+    proved.
+    """
+    owners, seen = policy.sources[DATA_SET].owners, clearance.owners
     return z3.Sum(
         [z3.IntVal(0)]
         + [
             rule.bits * term_of(job.state.uses.get(name, 0))
             for name, rule in policy.declassifiers.items()
-            if counts(rule, clearance) and (rule.source.owners & owners or not of_data_set)
+            if rule.to.owners <= seen
+            and rule.source.owners - seen
+            and (rule.source.owners & owners or not of_data_set)
         ]
     )
 
