@@ -78,6 +78,10 @@ def _set(path: tuple[str, ...], value: object) -> Mutant:
     return Mutant(f"{'.'.join(path)} = {json.dumps(value)}", path, value)
 
 
+def _more(path: tuple[str, ...], values: list[str], one: str) -> Mutant:
+    return Mutant(f"{'.'.join(path)} + {one}", path, [*values, one])
+
+
 def _labels(base: Table, path: tuple[str, ...]) -> Iterator[Mutant]:
     entry: Any = base
     for step in path:
@@ -90,7 +94,7 @@ def _of_calls(base: Table) -> Iterator[Mutant]:
         here = ("calls", name)
         for phase in base["phases"]:
             if phase not in rule["phases"]:
-                yield _set((*here, "phases"), [*rule["phases"], phase])
+                yield _more((*here, "phases"), rule["phases"], phase)
         if "write" in rule:
             yield from (_set((*here, "write"), sink) for sink in base["sinks"] if sink != rule["write"])
         else:
@@ -101,7 +105,7 @@ def _of_phases(base: Table) -> Iterator[Mutant]:
     for name, rule in base["phases"].items():
         here = ("phases", name)
         for kind, all_of in (("frames", base["sinks"]), ("release", base["declassify"])):
-            yield from (_set((*here, kind), [*rule[kind], one]) for one in all_of if one not in rule[kind])
+            yield from (_more((*here, kind), rule[kind], one) for one in all_of if one not in rule[kind])
         yield from (_set((*here, "next"), phase) for phase in base["phases"] if phase != rule["next"])
         for flag in ("fresh", "charge"):
             yield _set((*here, flag), not rule.get(flag, False))
@@ -141,15 +145,31 @@ def main() -> int:
     chosen = parser.parse_args()
     index, count = map(int, chosen.shard.split("/"))
     base = tomllib.loads((spec_folder() / "policy.toml").read_text())
-    reviewed = tomllib.loads((spec_folder() / "mutants.toml").read_text())["harmless"]
+    reviewed = read_reviewed((spec_folder() / "mutants.toml").read_text())
     everything = list(mutants(base))
-    unknown = sorted(set(reviewed) - {mutant.name for mutant in everything})
+    unknown = sorted(reviewed - {mutant.name for mutant in everything})
     verdicts = []
     for mutant in track(everything[index - 1 :: count], "mutants", disable=not sys.stderr.isatty()):
         verdicts.append(judge(mutant, base))
         if chosen.json:
             print(json.dumps(vars_of(verdicts[-1])), flush=True)
     return report(verdicts, reviewed, unknown, total=len(everything))
+
+
+def read_reviewed(text: str) -> set[str]:
+    """Return the weakenings that a file of reviewed ones lists: groups, each with its reason.
+
+    Raises:
+        ValueError: a group has no reason, or a weakening is listed twice.
+    """
+    listed: list[str] = []
+    for group in tomllib.loads(text)["harmless"]:
+        if set(group) != {"why", "weakenings"} or not group["why"].strip():
+            raise ValueError("each group of spec/mutants.toml has a reason, why, and its weakenings")
+        listed += group["weakenings"]
+    if len(set(listed)) != len(listed):
+        raise ValueError("spec/mutants.toml lists a weakening twice")
+    return set(listed)
 
 
 def vars_of(verdict: Verdict) -> dict[str, object]:
@@ -162,14 +182,14 @@ def vars_of(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def report(verdicts: list[Verdict], reviewed: Table, unknown: list[str], *, total: int) -> int:
+def report(verdicts: list[Verdict], reviewed: set[str], unknown: list[str], *, total: int) -> int:
     """Print the result; return 1 on an unreviewed survivor or an entry that names no survivor."""
     survivors = [v.mutant for v in verdicts if not v.caught_by]
     wrong = [f"nothing catches {name}: refute it, or give the reason in spec/mutants.toml"
              for name in survivors if name not in reviewed]  # fmt: skip
     caught = {v.mutant for v in verdicts if v.caught_by}
     wrong += [
-        f"spec/mutants.toml names {name}, which is caught: remove it" for name in reviewed if name in caught
+        f"spec/mutants.toml names {name}, which is caught: remove it" for name in sorted(reviewed & caught)
     ]
     wrong += [f"spec/mutants.toml names {name}, which is no mutant: remove it" for name in unknown]
     for line in wrong:
