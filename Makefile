@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules slot-timing data lock clean
+.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -69,6 +69,9 @@ random-modules: $(STAMP) ## 100,000 random modules, two secrets each (hours)
 
 slot-timing: $(STAMP) ## what of a guest shows in the times of its slot (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m benchmarks.slot_timing --runs 1000
+
+leak-timing: $(STAMP) ## whether the time of 200,000 answers tells secrets apart (over an hour, on a quiet machine)
+	$(BIN)/python -m benchmarks.answer_timing --answers 100000
 
 data: ## find Fashion-MNIST, or install Debian's package of it
 	@ls $(FASHION)/train-images-idx3-ubyte* >/dev/null 2>&1 || \
