@@ -11,7 +11,9 @@ from rich.markup import escape
 from chiron.cli.output import add_command, add_policy
 from chiron.parties.data import load_dataset
 from chiron.parties.dry_run import dry_run
-from chiron.policy.loader import policy_bytes
+from chiron.parties.errors import PartyError
+from chiron.parties.lines import for_dry_run, with_lines
+from chiron.policy.loader import parse_policy, policy_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -44,11 +46,15 @@ def register(commands: Commands) -> None:
 
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Run configure, create and some steps."""
-    guest, policy = chosen.guest.read_bytes(), policy_bytes(chosen.policy)
+    policy = policy_bytes(chosen.policy)
+    guest = for_dry_run(chosen.guest, most_bytes=parse_policy(policy).limits.module_bytes)
     with output.progress() as progress:
         progress.add_task("running the guest", total=None)
         data = load_dataset(chosen.data)
-        outcome = dry_run(guest, data, policy_bytes=policy, seed=chosen.seed, steps=chosen.steps)
+        try:
+            outcome = dry_run(guest, data, policy_bytes=policy, seed=chosen.seed, steps=chosen.steps)
+        except PartyError as error:
+            raise PartyError(with_lines(str(error), chosen.guest)) from error
     output.result(asdict(outcome), describe(outcome))
 
 

@@ -12,14 +12,17 @@ from typing import Any, Final
 from chiron.guest_api.limits import EXPORTS
 from chiron.guest_api.lowering import CALL_PARAMETERS
 from chiron.parties.build_python import componentize
+from chiron.parties.lines import debug_path, map_path, with_digest
+from chiron.parties.sections import without_debug
 from chiron.parties.toolchains import SUFFIXES, BuildError, compile_guest
+from enclave import write_atomically
 from wasm_sandbox import GuestRefusedError, Limits, inspect
 
 _PAGE_BYTES: Final = 65_536  # WebAssembly core 2.0, section 4.2.8
 _MAX_MEMORY_BYTES: Final = 2**32
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _MANY_SOURCES: Final = ("c", "cpp")
-_WITHOUT_LINES: Final = ("zig", "rust")  # their DWARF names folders, and holds the whole library: megabytes
+_APART: Final = ("zig", "rust")  # their DWARF names folders, and holds the whole library: megabytes
 _KEYS: Final = ("name", "language", "sources")  # and memory_bytes, but for Python
 
 
@@ -64,8 +67,7 @@ def build(project: Path, *, sdk: Path, output: Path | None = None) -> Path:
             componentize(project, compiled, spec=sdk.parents[1], module=source.removesuffix(".py"))
         else:
             compile_guest(project, settings, sdk=sdk.parent, output=compiled)
-            if settings.language in _WITHOUT_LINES:
-                compiled.write_bytes(without_debug(compiled.read_bytes()))
+            _keep_lines_apart(compiled, target, language=settings.language)
             _inspect(compiled.read_bytes(), settings)
         compiled.replace(target)
     return target
@@ -121,27 +123,16 @@ def _checked_memory(memory_bytes: Any) -> int:  # noqa: ANN401 - as TOML gave it
     return int(memory_bytes)
 
 
-def without_debug(guest: bytes) -> bytes:
-    """Return a valid guest without its DWARF sections; the names of functions stay."""
-    kept, position = [guest[:8]], 8
-    while position < len(guest):
-        size, body = _read_u32(guest, position + 1)
-        length, name = _read_u32(guest, body)
-        if guest[position] != 0 or not guest[name : name + length].startswith(b".debug_"):
-            kept.append(guest[position : body + size])
-        position = body + size
-    return b"".join(kept)
-
-
-def _read_u32(guest: bytes, position: int) -> tuple[int, int]:
-    """Read one LEB128 integer that a compiler wrote; return it and the position after it."""
-    value = shift = 0
-    while True:
-        byte = guest[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
-            return value, position
+def _keep_lines_apart(compiled: Path, target: Path, *, language: str) -> None:
+    """Move what a dry run needs to name lines out of the guest, to files beside it."""
+    whole = compiled.read_bytes()
+    if language in _APART:
+        compiled.write_bytes(without_debug(whole))
+        write_atomically(debug_path(target), whole)
+    elif map_path(compiled).is_file():
+        guest = without_debug(whole)
+        compiled.write_bytes(guest)
+        write_atomically(map_path(target), with_digest(map_path(compiled).read_bytes(), guest))
 
 
 def _inspect(guest: bytes, settings: GuestProject) -> None:

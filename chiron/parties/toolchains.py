@@ -162,7 +162,7 @@ def _assemblyscript(project: Path, settings: Settings, sdk: Path, output: Path) 
     return [
         [
             *(compiler, *settings.sources, "--lib", str(sdk), "--outFile", str(output)),
-            *("--runtime", "stub", "--use", "abort=", "-O2", "--debug"),
+            *("--runtime", "stub", "--use", "abort=", "-O2", "--debug", "--sourceMap"),
             *("--initialMemory", pages, "--maximumMemory", pages),
         ]
     ]

@@ -35,7 +35,8 @@ export function configure(): i32 {
     return 2;
   }
   chiron.log("perceptron: one hidden layer, AdamW\n");
-  return chiron.declareHeader(EPOCHS, BATCH, WORKERS, parameters, parameters <= 1 << 16 ? 20 : 50, 2000);
+  const small = parameters <= 1 << 16;
+  return chiron.declareHeader(EPOCHS, BATCH, WORKERS, parameters, small ? 20 : 50, small ? 2000 : 5000);
 }
 
 let rows: f32 = 0, imbalance: f32 = 0, mean: f32 = 0, deviation: f32 = 0; // what study() found

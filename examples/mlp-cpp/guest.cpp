@@ -130,7 +130,7 @@ int32_t configure() {
       .workers = WORKERS,
       .parameters = parameters,
       .slot_ms = parameters <= 1 << 16 ? 20u : 50u,
-      .create_ms = 2000,
+      .create_ms = parameters <= 1 << 16 ? 2000u : 5000u,
   };
   chiron_log_text("perceptron: one hidden layer, AdamW\n");
   return chiron_header(&header, sizeof header);

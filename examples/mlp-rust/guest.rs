@@ -41,7 +41,8 @@ pub extern "C" fn configure() -> i32 {
     }
     chiron::log("perceptron: one hidden layer, AdamW\n");
     let slot_ms = if parameters <= 1 << 16 { 20 } else { 50 };
-    chiron::header(&Header { epochs: 20, batch: BATCH, workers: WORKERS, parameters, slot_ms, create_ms: 2000 })
+    let create_ms = if parameters <= 1 << 16 { 2000 } else { 5000 };
+    chiron::header(&Header { epochs: 20, batch: BATCH, workers: WORKERS, parameters, slot_ms, create_ms })
 }
 
 struct Findings {

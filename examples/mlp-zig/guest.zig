@@ -45,7 +45,7 @@ export fn configure() i32 {
         .workers = workers,
         .parameters = parameters,
         .slot_ms = if (parameters <= 1 << 16) 20 else 50,
-        .create_ms = 2000,
+        .create_ms = if (parameters <= 1 << 16) 2000 else 5000,
     };
     return chiron.host.header(&header, @sizeOf(chiron.Header));
 }

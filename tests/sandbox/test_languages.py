@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from examples_host import Host, clothes, digits
 
-from chiron.parties.build import build, without_debug
+from chiron.cli.main import main
+from chiron.parties.build import build
+from chiron.parties.sections import without_debug
 from chiron.parties.toolchains import BuildError
 from wasm_sandbox import Limits, inspect
 
@@ -76,3 +78,33 @@ def test_a_guest_without_its_debug_sections_is_the_same_guest() -> None:
     assert found[0].imports == found[1].imports
     assert b".debug_line" in whole
     assert b".debug_" not in bare
+
+
+BROKEN = {
+    "c": ("guest.c", "int32_t configure(void) {\n", "  __builtin_trap();\n"),
+    "cpp": ("guest.cpp", "int32_t configure() {\n", "  __builtin_trap();\n"),
+    "zig": (
+        "guest.zig",
+        "configure() i32 {\n    var schema = chiron.Schema{};\n",
+        "    if (schema.version == 0) @trap();\n",
+    ),
+    "rust": ("guest.rs", 'extern "C" fn configure() -> i32 {\n', "    core::arch::wasm32::unreachable();\n"),
+    "assemblyscript": ("guest.ts", "export function configure(): i32 {\n", "  unreachable();\n"),
+}
+
+
+@pytest.mark.parametrize("language", BROKEN)
+def test_a_dry_run_names_the_line_of_a_trap(
+    language: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, start, trap = BROKEN[language]
+    build_in(tmp_path, language)  # skips where there is no compiler
+    source = tmp_path / "project" / name
+    text = source.read_text(encoding="utf-8")
+    assert text.count(start) == 1
+    source.write_text(text.replace(start, start + trap), encoding="utf-8")
+    line = text[: text.index(start) + len(start)].count("\n") + 1
+    guest = build(tmp_path / "project", sdk=SDK)
+    data = REPOSITORY / "examples" / "data" / "digits.npz"
+    assert main(["dry-run", str(guest), "--data", str(data)]) == 1
+    assert f"{name}:{line}:" in capsys.readouterr().err
