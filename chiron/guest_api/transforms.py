@@ -163,6 +163,8 @@ class Transformer:
 
     def _start(self) -> None:
         """Start the process in a thread of its own: it takes longer than a request has."""
+        if self._closed:
+            return  # a run that closing ended fails without a new process, which would show
         self._started.clear()
         self._process = None
         threading.Thread(target=self._open, daemon=True).start()
