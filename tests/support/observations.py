@@ -63,6 +63,7 @@ class Recorder:
     hide: dict[str, str] = field(default_factory=dict)
     ways: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     network: list[Sent] = field(default_factory=list)
+    ended: set[Any] = field(default_factory=set)
     on_send: Callable[[Transport, Sent], None] | None = None
 
     def note(self, way: str, what: object) -> None:
@@ -182,11 +183,11 @@ def _starting(start: Callable[..., None]) -> Callable[..., None]:
 
 def _waiting(wait: Callable[..., int]) -> Callable[..., int]:
     def recorded(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
-        known = process.returncode is not None
         code = wait(process, timeout)
         recorder = current()
         name = str(process.args[-1] if isinstance(process.args, list) else process.args)
-        if recorder is not None and not known and name != RELEASER:
+        if recorder is not None and process not in recorder.ended and name != RELEASER:
+            recorder.ended.add(process)
             recorder.note("exit codes", f"{name}: {code}")
         return code
 
