@@ -67,7 +67,7 @@ def obedient_guest(constant: int = 0, *, log: str = "", augments: bool = False) 
     """Return a guest that does what the first row's last value plus `constant` says.
 
     `log` is what its `configure` tells the operator; `augments` gives it a transform that hands back the
-    rows. Guests of other constants have the same size.
+    rows.
     """
     imports = "\n".join(
         f'(import "chiron" "{name}" (func ${name} (param {"i32 " * count}) (result i32)))'
@@ -85,7 +85,7 @@ def obedient_guest(constant: int = 0, *, log: str = "", augments: bool = False) 
       (memory (export "memory") 600 600)
       (data (i32.const 0) "{escaped(struct.pack("<6I", *HEADER))}")
       (data (i32.const 64) "{_plan(0, 0.1)}") (data (i32.const 96) "{_plan(1, 0.05)}")
-      (data (i32.const 256) "{escaped(log.encode().ljust(64))}")
+      (data (i32.const 256) "{escaped(log.encode())}")
       {networks}
       (func (export "configure") (result i32)
         (drop (call $log (i32.const 256) (i32.const {len(log)})))
