@@ -16,7 +16,6 @@ import numpy as np
 
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.process import GuestProcess
-from chiron.policy.header import size_class
 from chiron.policy.loader import parse_policy
 from wasm_sandbox import SandboxError
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 INPUT, AUGMENT, OUTPUT = "transform_input", "augment", "transform_output"
 EXPORTS = (INPUT, AUGMENT, OUTPUT)
+GUEST_PADDED_BYTES = 1 << 20  # guests are padded to whole MiB
 ROOM_BYTES = 1 << 17  # for the notes, their keys and a kernel state
 
 
@@ -55,9 +55,10 @@ def carried_bytes(guest_bytes: int) -> int:
     """Return the fixed size of what carries transforms, whether or not the guest has any.
 
     Args:
-        guest_bytes: size of the guest, which the platform knows from its submission.
+        guest_bytes: size of the guest, of which a submission shows whole MiB alone.
     """
-    return size_class(guest_bytes) + ROOM_BYTES
+    submitted = -(-max(guest_bytes, 1) // GUEST_PADDED_BYTES) * GUEST_PADDED_BYTES
+    return submitted + ROOM_BYTES  # CONF-4
 
 
 class Transformer:
@@ -163,6 +164,8 @@ class Transformer:
 
     def _start(self) -> None:
         """Start the process in a thread of its own: it takes longer than a request has."""
+        if self._closed:
+            return  # a run that closing ended fails without a new process, which would show
         self._started.clear()
         self._process = None
         threading.Thread(target=self._open, daemon=True).start()

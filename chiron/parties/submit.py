@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING
 
 from chiron.guest_api.dataset import encode_dataset
 from chiron.guest_api.limits import inspect_guest
+from chiron.guest_api.transforms import GUEST_PADDED_BYTES
 from chiron.parties.errors import PartyError
 from chiron.parties.platform import attested
 from chiron.training.node import HPKE, Role
-from chiron.training.submission import (
-    GUEST_PADDED_BYTES,
-    JobId,
-    Kind,
-    draft_manifest,
-    write_submission,
-)
+from chiron.training.submission import JobId, Kind, draft_manifest, write_submission
 from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from chiron.training.errors import TrainingError
 from chiron.training.node import Role
 from chiron.training.results import ACCURACY_STEPS, LOSS_STEP, quantise
 from chiron.training.sealed import seal_model
-from chiron.training.wire import canonical, parse_map, receive_map, send_map
+from chiron.training.wire import filled, parse_map, receive_map, send_map
 from enclave import seal, unseal, write_atomically
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from chiron.training.submission import JobId
 
 RECORD = "record"
+RECORD_BYTES = HANDOVER_BYTES = (
+    1 << 17
+)  # offer, receipt with Evidence, metrics, state: one size on disk and network
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ def hand_over(node: Node, cell: Cell, closing: Closing) -> None:
                 "budget_key": node.attester.sealing_key(f"budget {job}"),
                 "state": state_to_dict(closing.state),
             },
+            size=HANDOVER_BYTES,
         )
         if receive_map(channel) != {"ready": True}:
             raise TrainingError("the query enclave cannot open the sealed model: see `chiron up`")
@@ -148,14 +152,15 @@ def _record_key(node: Node, job: JobId) -> bytes:
 
 
 def _sealed_record(node: Node, closing: Closing) -> bytes:
-    content = canonical(
+    content = filled(
         {
             "offer": closing.offer.as_dict(),
             "receipt": closing.receipt.to_bytes(),
             "metrics": closing.metrics,
             "state": state_to_dict(closing.state),
             "succeeded": closing.succeeded,
-        }
+        },
+        RECORD_BYTES,  # NI-4: metrics are the operator's alone, and the state tells what its guest did
     )
     job = closing.offer.job
     return seal(_record_key(node, job), content, purpose=RECORD, context=job.encode())

@@ -66,11 +66,12 @@ def run_configure(
         )
 
 
-def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
-    """Run `create` on the data set in a slot of fixed length; None where it failed, which nobody may notice.
+def create(node: Node, inputs: Inputs, monitor: Monitor) -> tuple[Network | None, Transforms | None]:
+    """Run `create` on the data set in a slot of fixed length; return the network and the transforms.
 
-    The guest has half of the slot; admission of its graph has the rest. This returns when the slot ends.
-    A process of its own, the releaser, keeps the time of both.
+    There is no network where it failed, which nobody may notice: a guest that has transforms has them still,
+    for their processes show. The guest has half of the slot; admission of its graph has the rest. This
+    returns when the slot ends. A process of its own, the releaser, keeps the time of both.
     """
     header = monitor.header
     if header is None:
@@ -83,14 +84,14 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> Network | None:
             # the releaser kills it at half slot; this deadline counts where the platform killed the releaser
             report = process.run("create", monitor, seed=inputs.seed, deadline_ms=header.create_ms)
             releaser.wait_for_half()  # the host sees processes end: at half slot, whatever the guest did
+        transforms = transforms_of(monitor, inputs.guest, process.exports)  # TRAIN-4: also where it failed
         try:
             network = admit_network(monitor, header, inputs.schema) if report.ok else None
-            if network is not None:
-                network = replace(network, transforms=transforms_of(monitor, inputs.guest, process.exports))
+            network = None if network is None else replace(network, transforms=transforms)
         except (GraphError, GuestApiError):
             network = None  # deferred: it shows as the outcome at the end of the whole schedule, in a dry run
         releaser.wait_for_end()  # TRAIN-4: not before the slot's end
-    return network
+    return network, transforms
 
 
 def transforms_of(monitor: Monitor, guest: bytes, exports: frozenset[str]) -> Transforms | None:

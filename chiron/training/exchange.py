@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chiron.guest_api.dataset import Float32Array
+    from chiron.guest_api.transforms import Transforms
     from chiron.policy import kernel
     from chiron.policy.header import Header
     from chiron.training.agreement import Offer
@@ -104,7 +105,13 @@ def prepare(node: Node, cell: Cell, offer: Offer, *, inputs: Inputs) -> Iterator
 
 
 def train(
-    team: Team, offer: Offer, network: Network | None, *, transforms_bytes: int, state: kernel.State
+    team: Team,
+    offer: Offer,
+    network: Network | None,
+    *,
+    transforms: Transforms | None,
+    transforms_bytes: int,
+    state: kernel.State,
 ) -> Trained:
     """Start the schedule and return what the parameter server has when it ends.
 
@@ -114,7 +121,8 @@ def train(
         team: the enclaves that train.
         offer: what both parties approved.
         network: what the guest created, or None.
-        transforms_bytes: fixed size of the message that carries the transforms.
+        transforms: the guest's, also where it created no network: their processes show.
+        transforms_bytes: fixed size of the message that carries them.
         state: the job's kernel state, for the transforms.
 
     Raises:
@@ -124,11 +132,9 @@ def train(
     plan = b"" if network is None else canonical(asdict(network.plan))
     initial = b"" if network is None else network.admitted.initial.astype("<f4").tobytes()
     graph = b"" if network is None else network.graph
-    transforms = pack_transforms(
-        None if network is None else network.transforms, transforms_bytes, state=state
-    )
+    carried = pack_transforms(transforms, transforms_bytes, state=state)
     for worker in team.workers:
-        worker.send(pad(graph, graph_message_bytes(offer.header)) + transforms)
+        worker.send(pad(graph, graph_message_bytes(offer.header)) + carried)
     team.server.send(pad(plan, PLAN_BYTES) + pad(initial, parameter_message_bytes(offer.header)))
     answer = receive_map(team.server)
     if "lost" in answer:

@@ -23,8 +23,8 @@ from chiron.training.results import Held, evaluate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chiron.guest_api.transforms import Transforms
     from chiron.training.agreement import Offer
-    from chiron.training.create import Network
     from chiron.training.ledger import Ledgers
     from chiron.training.node import Node
     from chiron.training.submission import JobId, PartyKey
@@ -119,11 +119,15 @@ class JobRun:
         room = carried_bytes(len(inputs.guest))
         with ExitStack() as guests:
             with prepare(self.node, self.cell, offer, inputs=inputs) as team:
-                network = create(self.node, inputs, monitor)
+                network, transforms = create(self.node, inputs, monitor)
                 monitor.finish_phase()
-                transformer = self._open_transformer(network, inputs, guests)  # it starts beside the training
+                transformer = self._open_transformer(
+                    transforms, inputs, guests
+                )  # it starts beside the training
                 self._phase("Train", monitor.state.ticks_left * offer.header.slot_ms)
-                trained = train(team, offer, network, transforms_bytes=room, state=monitor.state)
+                trained = train(
+                    team, offer, network, transforms=transforms, transforms_bytes=room, state=monitor.state
+                )
             monitor.finish_phase()
             publish_at = time.monotonic() + SEAL_GRID_MS / 1000
             self._phase("Seal", SEAL_GRID_MS)
@@ -142,11 +146,11 @@ class JobRun:
         )
 
     def _open_transformer(
-        self, network: Network | None, inputs: Inputs, guests: ExitStack
+        self, transforms: Transforms | None, inputs: Inputs, guests: ExitStack
     ) -> Transformer | None:
-        if network is None or network.transforms is None:
+        if transforms is None:
             return None
-        opened = Transformer(network.transforms, policy=self.node.policy_bytes, schema=inputs.schema)
+        opened = Transformer(transforms, policy=self.node.policy_bytes, schema=inputs.schema)
         return guests.enter_context(opened)
 
     def stop(self, reason: StopReason) -> None:

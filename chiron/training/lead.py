@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from enclave import Channel
 
 Value = TypeVar("Value")
+# What a party alone may read answers in one size, also with an error: the network and the other party see it.
+REPLY_BYTES = {"log": 1 << 18, "metrics": 1 << 11}
 PLATFORM_FAULTS = (TrainingError, GuestApiError, SandboxError, EnclaveError, OSError)
 
 
@@ -47,7 +49,7 @@ class Lead:
         while True:
             try:
                 request = receive_map(channel)
-                send_map(channel, self._reply(channel.exporter, request))
+                send_map(channel, self._reply(channel.exporter, request), size=_reply_bytes(request))
             except ChannelError:
                 return  # the party hung up
             except TrainingError:
@@ -92,6 +94,13 @@ class Lead:
         run.offer, run.closing = offer, closing
         run.decided.set()
         self.jobs[job] = run
+
+
+def _reply_bytes(request: dict[str, Any]) -> int | None:
+    """Return the one size of all answers to a question; None where the answer is public."""
+    body = request.get("body")
+    ask = body.get("ask") if isinstance(body, dict) else None
+    return REPLY_BYTES.get(ask) if isinstance(ask, str) else None  # NI-4
 
 
 def _drive(run: JobRun, guest: str, dataset: str) -> None:

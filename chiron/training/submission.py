@@ -30,7 +30,6 @@ _MAGIC = b"CHSB"
 _MANIFEST_DOMAIN = b"chiron submission v1\0"
 MAX_MANIFEST_BYTES = 1 << 16
 NO_ENVELOPE = "0" * 64
-GUEST_PADDED_BYTES = 1 << 20  # guests are padded to whole MiB
 
 
 class Kind(StrEnum):

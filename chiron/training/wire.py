@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_CONTROL_BYTES = 1 << 20
 _LENGTH = struct.Struct("<Q")
+_FILL, _FILLING, _LONG_BYTES = b"\x64fill", struct.Struct(">BQ"), 0x5B  # RFC 8949, section 3.1
 
 
 def canonical(value: object) -> bytes:
@@ -21,9 +22,28 @@ def canonical(value: object) -> bytes:
     return cbor2.dumps(value, canonical=True)
 
 
-def send_map(channel: Channel, message: dict[str, Any]) -> None:
-    """Send one small control message."""
-    channel.send_message(canonical(message))
+def filled(message: dict[str, Any], size: int) -> bytes:
+    """Return the encoding of a map with one more key, `fill`, that brings it to exactly `size` bytes.
+
+    The filling's length always takes eight bytes, which RFC 8949, section 3, allows: so every size is met.
+
+    Args:
+        message: up to 22 keys.
+        size: in bytes; a function of public facts.
+
+    Raises:
+        TrainingError: the message does not fit; the text names the limit.
+    """
+    encoded = canonical(message)
+    room = size - len(encoded) - len(_FILL) - _FILLING.size
+    if room < 0:
+        raise TrainingError(f"a message of {len(encoded)} bytes does not fit its {size}: raise that size")
+    return bytes([encoded[0] + 1]) + encoded[1:] + _FILL + _FILLING.pack(_LONG_BYTES, room) + bytes(room)
+
+
+def send_map(channel: Channel, message: dict[str, Any], *, size: int | None = None) -> None:
+    """Send one small control message; `size` is as for `filled`, where its content must not show by it."""
+    channel.send_message(canonical(message) if size is None else filled(message, size))
 
 
 def receive_map(channel: Channel) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transforming import GIVE, NOTES, ROWS, SEEN, TAKE, each, scaled, transformi
 from chiron.guest_api.dataset import as_float
 from chiron.guest_api.transforms import (
     AUGMENT,
+    GUEST_PADDED_BYTES,
     INPUT,
     OUTPUT,
     ROOM_BYTES,
@@ -260,7 +261,7 @@ def test_what_carries_transforms_has_one_size_and_comes_back() -> None:
     room = carried_bytes(len(guest))
     messages = [pack_transforms(given, room, state=STATE) for given in (full, None)]
     assert {len(message) for message in messages} == {room}
-    assert room < len(guest) * 1.13 + ROOM_BYTES
+    assert room == carried_bytes(len(guest) + 1) == GUEST_PADDED_BYTES + ROOM_BYTES
     assert unpack_transforms(messages[0]) == (full, STATE)
     assert unpack_transforms(messages[1]) == (None, None)
 
