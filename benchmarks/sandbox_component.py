@@ -18,7 +18,7 @@ import numpy as np
 
 from chiron.guest_api.lowering import CALLS, component_call, component_signatures
 from chiron.parties.build_python import componentize
-from wasm_sandbox import Ending, Limits, load_component
+from wasm_sandbox import ComponentRules, Ending, Limits, load_component
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ def main() -> None:
         binary = output.read_bytes()
     began = time.perf_counter()
     with load_component(
-        binary, granted=component_signatures(), limits=LIMITS, exports=["configure", "create"]
+        binary, ComponentRules(component_signatures(), LIMITS, ["configure", "create"])
     ) as guest:
         report("compile", time.perf_counter() - began)
 

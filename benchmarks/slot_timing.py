@@ -33,6 +33,7 @@ from guests import LOOP, TRAP, guest
 
 from chiron.guest_api import child, process
 from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
@@ -110,11 +111,13 @@ def lead(slot_ms: int) -> None:
     state = replace(begin, phase="Create", header=header)
     node = SimpleNamespace(policy_bytes=raw)
     plaintext = encode_dataset(dataset)
+    compiled = {name: compile_guest(policy, binary) for name, binary in GUESTS.items()}
     for line in sys.stdin:
+        guest = compiled[line.strip()]
         inputs = SimpleNamespace(
-            guest=GUESTS[line.strip()], schema=dataset.schema, plaintext=plaintext, seed=bytes(8)
+            guest=guest.binary, schema=dataset.schema, plaintext=plaintext, seed=bytes(8)
         )
-        create.create(node, inputs, Monitor(policy, state))  # type: ignore[arg-type]
+        create.create(node, inputs, Monitor(policy, state), guest=guest)  # type: ignore[arg-type]
         os.write(1, b"R")
 
 

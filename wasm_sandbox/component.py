@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from wasmtime import Store, WasmtimeError
-from wasmtime.component import Component, Func, Linker
+from wasmtime.component import Func, Linker
 
-from wasm_sandbox.component_admission import compile_checked, describe_component
+from wasm_sandbox.component_admission import check_component, compile_component, describe_component
 from wasm_sandbox.component_link import fast_path_fits, link
-from wasm_sandbox.component_types import MODEL_INTERFACE
+from wasm_sandbox.component_types import MODEL_INTERFACE, TRANSFORMS
 from wasm_sandbox.engine import Profile, make_component_engine
 from wasm_sandbox.errors import HostCallLimitError, OutputLimitError, StopGuest
 from wasm_sandbox.types import MAX_DETAIL, Ending, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from wasmtime import Engine
+    from wasmtime.component import Component, ExportIndex, Instance
 
     from wasm_sandbox.component_types import ComponentCall, Numbers
     from wasm_sandbox.types import GuestInfo, Limits
@@ -36,6 +38,21 @@ _I32_MIN: Final = -(2**31)
 _ONE_AT_A_TIME: Final = threading.Lock()  # the public conversion keeps state in one variable of the process
 
 
+@dataclass(frozen=True, slots=True)
+class ComponentRules:
+    """What a component is held to.
+
+    Args:
+        granted: the host calls it may import, by name, each with its `ComponentCall.signature`.
+        limits: the most it may use; `component_bytes` of 0 refuses every component.
+        exports: functions it must export in the model interface, each `() -> s32`.
+    """
+
+    granted: Mapping[str, str]
+    limits: Limits
+    exports: Collection[str] = ()
+
+
 class ComponentGuest:
     """A compiled component that obeys the rules. Runs as often as wished, each time in a fresh store.
 
@@ -43,26 +60,20 @@ class ComponentGuest:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        component: Component,
-        info: GuestInfo,
-        *,
-        granted: Mapping[str, str],
-        limits: Limits,
+        self, engine: Engine, component: Component, *, info: GuestInfo, rules: ComponentRules
     ) -> None:
         self._engine = engine
         self._component = component
-        self._imports = {(name, granted[name]) for name in info.imports}
+        self._imports = {(name, rules.granted[name]) for name in info.imports}
         self._fast = fast_path_fits()
         self.info = info
-        self.limits = limits  # the stack's is fixed by now
+        self.limits = rules.limits  # the stack's is fixed by now
 
     def run(self, export: str, *, imports: Mapping[str, ComponentCall]) -> Outcome:
         """Run one exported function in a fresh instance that lives for this call only.
 
         Args:
-            export: name of a function `() -> s32` of the model interface.
+            export: name of a function `() -> s32`: of the model interface, or a transform.
             imports: the host calls; those that `load_component` was told were granted.
         """
         known = {(name, call.signature) for name, call in imports.items()}
@@ -81,6 +92,14 @@ class ComponentGuest:
             raise request.fault  # KeyboardInterrupt and the like are the process's affair, not an outcome
         return outcome
 
+    def interrupt(self) -> None:
+        """End every run that is going on: each traps where its next function or turn of a loop begins."""
+        self._engine.increment_epoch()
+
+    def machine_code(self) -> bytes:
+        """Return what was compiled, in wasmtime's own form; `wasm_sandbox.image` authenticates it."""
+        return bytes(self._component.serialize())
+
     def close(self) -> None:
         """Free the compiled code; no run may be under way."""
         self._component.close()
@@ -93,28 +112,28 @@ class ComponentGuest:
         self.close()
 
 
-def load_component(
-    guest: bytes, *, granted: Mapping[str, str], limits: Limits, exports: Collection[str] = ()
-) -> ComponentGuest:
-    """Check every rule a component must obey and compile it; run this where it can be killed.
-
-    Args:
-        guest: the binary.
-        granted: the host calls it may import, by name, each with its `ComponentCall.signature`.
-        limits: sizes it must keep to; `component_bytes` of 0 refuses every component.
-        exports: functions of the model interface it must export, each `() -> s32`.
+def load_component(guest: bytes, rules: ComponentRules) -> ComponentGuest:
+    """Check every rule a component must obey and compile it, here: where it can be killed, or for one's own.
 
     Raises:
         GuestRefusedError: a rule is broken; the text names the rule and the remedy.
     """
-    engine = make_component_engine(stack_bytes=limits.stack_bytes, profile=Profile.ENCLAVE)
+    return make_component(guest, rules, lambda engine: compile_component(engine, guest))
+
+
+def make_component(
+    guest: bytes, rules: ComponentRules, compiled: Callable[[Engine], Component]
+) -> ComponentGuest:
+    """Make a guest of what a function gives for its engine; errors as for `load_component`."""
+    check_component(guest, limits=rules.limits)
+    engine = make_component_engine(stack_bytes=rules.limits.stack_bytes, profile=Profile.ENCLAVE)
     try:
-        component = compile_checked(engine, guest, limits=limits)
-        info = describe_component(engine, component, guest, granted=granted, exports=exports)
+        component = compiled(engine)
+        info = describe_component(engine, component, guest, granted=rules.granted, exports=rules.exports)
     except BaseException:
         engine.close()
         raise
-    return ComponentGuest(engine, component, info, granted=granted, limits=limits)
+    return ComponentGuest(engine, component, info=info, rules=rules)
 
 
 class _Request:
@@ -147,8 +166,7 @@ class _Request:
         try:
             instance = linker.instantiate(self._store, component)
             started = True
-            model = instance.get_export_index(self._store, MODEL_INTERFACE)
-            index = instance.get_export_index(self._store, export, model)
+            index = _find(instance, self._store, export)
             function = None if index is None else instance.get_func(self._store, index)
             if not isinstance(function, Func):
                 raise TypeError(f"the export {export!r} was checked to be a function")
@@ -204,6 +222,14 @@ class _Request:
         ending = Ending.STOPPED if stopped else Ending.HOST_FAULT
         detail = f"host call {self._stopped_in}: {type(self.fault).__name__}: {self.fault}"
         return Outcome(ending, None, self._limits.fuel - self._fuel_at_stop, detail[:MAX_DETAIL])
+
+
+def _find(instance: Instance, store: Store, export: str) -> ExportIndex | None:
+    """Return where a function is: a transform stands by itself, with hyphens in its name (spec/guest.wit)."""
+    if export in TRANSFORMS:
+        return instance.get_export_index(store, TRANSFORMS[export])
+    model = instance.get_export_index(store, MODEL_INTERFACE)
+    return instance.get_export_index(store, export, model)
 
 
 def _check_answer(call: ComponentCall, answer: int | Numbers) -> None:

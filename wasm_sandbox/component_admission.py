@@ -20,7 +20,7 @@ from wasmtime.component import (
 )
 
 from wasm_sandbox.binary import MAGIC
-from wasm_sandbox.component_types import HOST_INTERFACE, MODEL_INTERFACE
+from wasm_sandbox.component_types import HOST_INTERFACE, MODEL_INTERFACE, TRANSFORMS
 from wasm_sandbox.errors import GuestRefusedError
 from wasm_sandbox.types import GuestInfo
 
@@ -42,11 +42,11 @@ def is_component(guest: bytes) -> bool:
     return guest[:4] == MAGIC and guest[_LAYER] == b"\x01\0"
 
 
-def compile_checked(engine: Engine, guest: bytes, *, limits: Limits) -> Component:
-    """Compile a component; takes as long as the guest makes it.
+def check_component(guest: bytes, *, limits: Limits) -> None:
+    """Refuse what need not be compiled to be refused.
 
     Raises:
-        GuestRefusedError: components are switched off, it is too large, or it is not valid.
+        GuestRefusedError: components are switched off, it is too large, or it is none.
     """
     if limits.component_bytes == 0:  # SAND-8
         raise GuestRefusedError(
@@ -61,6 +61,14 @@ def compile_checked(engine: Engine, guest: bytes, *, limits: Limits) -> Componen
         )
     if guest[: len(PREAMBLE)] != PREAMBLE:
         raise GuestRefusedError("it is not a component of version 13: build it again", rule="binary")
+
+
+def compile_component(engine: Engine, guest: bytes) -> Component:
+    """Compile a component; takes as long as the guest makes it.
+
+    Raises:
+        GuestRefusedError: it is not valid.
+    """
     try:
         return Component(engine, guest)
     except WasmtimeError as error:
@@ -104,11 +112,13 @@ def describe_component(
 
 
 def _exported(engine: Engine, component: Component) -> dict[str, str]:
-    """Return name and type of the functions of the model interface."""
-    model = component.type.exports(engine).get(MODEL_INTERFACE)
-    if model is None or not isinstance(instance := model.ty, ComponentInstanceType):
-        return {}
-    items = {name: item.ty for name, item in instance.exports(engine).items()}
+    """Return name and type of the functions of the model interface and of the transforms."""
+    exports = component.type.exports(engine)
+    items: dict[str, object] = {}
+    model = exports.get(MODEL_INTERFACE)
+    if model is not None and isinstance(instance := model.ty, ComponentInstanceType):
+        items = {n: item.ty for n, item in instance.exports(engine).items() if n not in TRANSFORMS}
+    items |= {name: exports[there].ty for name, there in TRANSFORMS.items() if there in exports}
     return {name: _signature(item) for name, item in items.items() if isinstance(item, FuncType)}
 
 

@@ -10,6 +10,12 @@ import numpy as np
 
 HOST_INTERFACE: Final = "chiron:guest/calls@1.0.0"
 MODEL_INTERFACE: Final = "chiron:guest/model@1.0.0"
+# Functions that a component may export beside that interface, by their names in a core guest.
+TRANSFORMS: Final = {
+    "transform_input": "transform-input",
+    "augment": "augment",
+    "transform_output": "transform-output",
+}
 # How the elements of a list lie in the bytes that a handler takes and gives: little-endian.
 ELEMENTS: Final = {"u8": "u1", "u32": "<u4", "s32": "<i4", "f32": "<f4"}
 KINDS: Final = frozenset({"u32", *(f"list<{element}>" for element in ELEMENTS)})

@@ -66,28 +66,29 @@ _OF_PROFILE: Final[dict[Profile, dict[str, bool | int]]] = {
 }
 
 
-def settings(*, stack_bytes: int, profile: Profile) -> dict[str, bool | int]:
+def settings(*, stack_bytes: int, profile: Profile, components: bool = False) -> dict[str, bool | int]:
     """Return every setting by its name in wasmtime's Config.
 
     Args:
         stack_bytes: native stack a guest may use.
         profile: how the engine uses its process.
+        components: whether the engine is for components, which are large and so are compiled in parallel.
     """
+    of_components = {"wasm_component_model": True, "parallel_compilation": True} if components else {}
     # SAND-12: nothing here changes what a guest computes
-    return {**_COMMON, **_OF_PROFILE[profile], "max_wasm_stack": stack_bytes}  # SAND-4
+    return {**_COMMON, **_OF_PROFILE[profile], **of_components, "max_wasm_stack": stack_bytes}  # SAND-4
 
 
-def settings_digest(*, stack_bytes: int, profile: Profile) -> bytes:
+def settings_digest(*, stack_bytes: int, profile: Profile, components: bool = False) -> bytes:
     """Return SHA-256 of the settings: machine code made under others has another one."""
-    table = settings(stack_bytes=stack_bytes, profile=profile)
+    table = settings(stack_bytes=stack_bytes, profile=profile, components=components)
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).digest()
 
 
 def make_component_engine(*, stack_bytes: int, profile: Profile) -> Engine:
-    """Make an engine for components, which are large and so are compiled in parallel; arguments as above."""
+    """Make an engine for components; arguments as for `settings`."""
     config = Config()
-    table = settings(stack_bytes=stack_bytes, profile=profile)
-    for name, value in (table | {"wasm_component_model": True, "parallel_compilation": True}).items():
+    for name, value in settings(stack_bytes=stack_bytes, profile=profile, components=True).items():
         setattr(config, name, value)
     switch_off_async(config)
     return Engine(config)

@@ -1,6 +1,6 @@
 """A guest that was checked and compiled once and can be run often."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -102,21 +102,22 @@ def load(guest: bytes, rules: Rules) -> Guest:
     Raises:
         GuestRefusedError: a rule is broken; the text names the rule and the remedy.
     """
+    return make(guest, rules, lambda engine: compile_guest(engine, guest))
+
+
+def make(guest: bytes, rules: Rules, compiled: Callable[[Engine], Module]) -> Guest:
+    """Make a guest of what a function gives for its engine; errors as for `load`."""
     check_binary(guest, module_bytes=rules.limits.module_bytes)
     engine = make_engine(stack_bytes=rules.limits.stack_bytes, profile=rules.profile)
     try:
-        return admit(engine, compile_guest(engine, guest), guest=guest, rules=rules)
+        return _admit(engine, compiled(engine), guest=guest, rules=rules)
     except BaseException:
         engine.close()
         raise
 
 
-def admit(engine: Engine, module: Module, *, guest: bytes, rules: Rules) -> Guest:
-    """Check a compiled guest against the rules; it closes the module when it refuses.
-
-    Raises:
-        GuestRefusedError: a rule is broken.
-    """
+def _admit(engine: Engine, module: Module, *, guest: bytes, rules: Rules) -> Guest:
+    """Check a compiled guest against the rules; it closes the module when it refuses."""
     try:
         info = describe(module, guest, granted=rules.granted, limits=rules.limits, exports=rules.exports)
     except BaseException:

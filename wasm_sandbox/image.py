@@ -18,39 +18,45 @@ from importlib.metadata import version
 from typing import Final
 
 from wasmtime import Module, WasmtimeError
+from wasmtime.component import Component
 
 from wasm_sandbox.binary import check_binary
-from wasm_sandbox.engine import make_engine, settings_digest
+from wasm_sandbox.component import ComponentGuest, ComponentRules, make_component
+from wasm_sandbox.component_admission import check_component
+from wasm_sandbox.engine import Profile, settings_digest
 from wasm_sandbox.errors import GuestRefusedError
-from wasm_sandbox.guest import Guest, Rules, admit
+from wasm_sandbox.guest import Guest, Rules, make
 from wasm_sandbox.types import Limits
 
 MAC_BYTES: Final = 32
 KEY_BYTES: Final = 32
 ENVIRONMENT: Final = ("PATH", "PYTHONPATH")  # all that the compiler is told of this process's environment
+LINES: Final = {
+    "WASMTIME_BACKTRACE_DETAILS": "1"
+}  # for wasmtime, where it compiles and runs
 _DOMAIN: Final = b"chiron wasm_sandbox image 1"
 
 
-def precompile(guest: bytes, *, rules: Rules, key: bytes) -> bytes:
+def precompile(guest: bytes, *, rules: Rules | ComponentRules, key: bytes, lines: bool = False) -> bytes:
     """Check and compile a guest within `limits.compile_ms` and `limits.compile_bytes`; return its image.
 
     Args:
         guest: the binary.
-        rules: what it is held to.
+        rules: what it is held to; a component has `ComponentRules`.
         key: 32 secret bytes that authenticate the image; the compiler's process never sees them.
+        lines: keep what names source files and lines, where the guest brings it.
 
     Raises:
         GuestRefusedError: it breaks a rule, takes more time or memory than it may, or crashes the compiler.
     """
-    check_binary(guest, module_bytes=rules.limits.module_bytes)
-    request = {
-        "granted": dict(rules.granted),
-        "exports": list(rules.exports),
-        "limits": asdict(rules.limits),
-        "profile": rules.profile.value,
-    }
+    request = {"granted": dict(rules.granted), "exports": list(rules.exports), "limits": asdict(rules.limits)}
+    if isinstance(rules, ComponentRules):
+        check_component(guest, limits=rules.limits)
+    else:
+        check_binary(guest, module_bytes=rules.limits.module_bytes)
+        request["profile"] = rules.profile.value
     head = json.dumps(request).encode() + b"\n"
-    answer, complete, code = _compile_apart(head + guest, rules.limits).partition(b"\n")
+    answer, complete, code = _compile_apart(head + guest, rules.limits, lines=lines).partition(b"\n")
     if not complete:
         raise GuestRefusedError(
             f"compiling it needs more than {rules.limits.compile_bytes} bytes of memory, or crashes the "
@@ -63,9 +69,10 @@ def precompile(guest: bytes, *, rules: Rules, key: bytes) -> bytes:
     return make_image(code, guest, rules=rules, key=key)
 
 
-def _compile_apart(request: bytes, limits: Limits) -> bytes:
+def _compile_apart(request: bytes, limits: Limits, *, lines: bool) -> bytes:
     """Return what the compiler's process wrote, which is nothing when it died."""
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    environment |= LINES if lines else {}
     try:  # SAND-10
         done = subprocess.run(
             [sys.executable, "-m", "wasm_sandbox.compiler"],
@@ -83,11 +90,11 @@ def _compile_apart(request: bytes, limits: Limits) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
-def make_image(code: bytes, guest: bytes, *, rules: Rules, key: bytes) -> bytes:
+def make_image(code: bytes, guest: bytes, *, rules: Rules | ComponentRules, key: bytes) -> bytes:
     """Return an image: the authentication code, then the machine code.
 
     Args:
-        code: `Guest.machine_code()` of this guest under these rules.
+        code: `machine_code()` of this guest under these rules.
         guest: the binary.
         rules: what it was compiled under.
         key: 32 secret bytes, kept by the caller.
@@ -108,30 +115,48 @@ def load_image(image: bytes, guest: bytes, *, rules: Rules, key: bytes) -> Guest
         GuestRefusedError: the image is not authentic for this guest, key, version and settings, or the guest
             breaks a rule.
     """
-    image, guest = bytes(image), bytes(guest)  # what is checked is what is loaded
-    check_binary(guest, module_bytes=rules.limits.module_bytes)
-    code = image[MAC_BYTES:]
+    guest = bytes(guest)  # what is checked is what is loaded
+    code = _authentic(image, guest, rules=rules, key=key)
+    try:
+        return make(guest, rules, lambda engine: Module.deserialize(engine, code))
+    except WasmtimeError as error:
+        raise _other_machine() from error
+
+
+def load_component_image(image: bytes, guest: bytes, *, rules: ComponentRules, key: bytes) -> ComponentGuest:
+    """Do the same for a component; arguments and errors as for `load_image`."""
+    guest = bytes(guest)
+    code = _authentic(image, guest, rules=rules, key=key)
+    try:
+        return make_component(guest, rules, lambda engine: Component.deserialize(engine, code))
+    except WasmtimeError as error:
+        raise _other_machine() from error
+
+
+def _authentic(image: bytes, guest: bytes, *, rules: Rules | ComponentRules, key: bytes) -> bytes:
+    """Return an image's machine code, once it is known to be this runtime's."""
+    code = bytes(image[MAC_BYTES:])
     expected = _mac(code, guest, rules=rules, key=key)
-    if not hmac.compare_digest(image[:MAC_BYTES], expected):  # SAND-9: before wasmtime sees a byte of it
+    if not hmac.compare_digest(
+        bytes(image[:MAC_BYTES]), expected
+    ):  # SAND-9: before wasmtime sees a byte of it
         raise GuestRefusedError(
             "the image was not made by this runtime for this guest, key and settings: compile it again",
             rule="image",
         )
-    engine = make_engine(stack_bytes=rules.limits.stack_bytes, profile=rules.profile)
-    try:
-        return admit(engine, Module.deserialize(engine, code), guest=guest, rules=rules)
-    except WasmtimeError as error:
-        engine.close()
-        raise GuestRefusedError("it was made for another machine: compile it again", rule="image") from error
-    except BaseException:
-        engine.close()
-        raise
+    return code
 
 
-def _mac(code: bytes, guest: bytes, *, rules: Rules, key: bytes) -> bytes:
+def _other_machine() -> GuestRefusedError:
+    return GuestRefusedError("it was made for another machine: compile it again", rule="image")
+
+
+def _mac(code: bytes, guest: bytes, *, rules: Rules | ComponentRules, key: bytes) -> bytes:
     if len(key) != KEY_BYTES:
         raise ValueError(f"the key of images has {KEY_BYTES} bytes, not {len(key)}")
-    settings = settings_digest(stack_bytes=rules.limits.stack_bytes, profile=rules.profile)
+    components = isinstance(rules, ComponentRules)
+    profile = Profile.ENCLAVE if isinstance(rules, ComponentRules) else rules.profile
+    settings = settings_digest(stack_bytes=rules.limits.stack_bytes, profile=profile, components=components)
     parts = (_DOMAIN, version("wasmtime").encode(), settings, hashlib.sha256(guest).digest(), code)
     mac = hmac.new(key, digestmod="sha256")
     for part in parts:  # lengths keep the parts apart

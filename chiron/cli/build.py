@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chiron.cli.output import add_command, add_policy
-from chiron.guest_api.limits import inspect_guest
+from chiron.guest_api.limits import compile_guest
 from chiron.parties.build import build
 from chiron.policy.loader import load_policy, spec_folder
 from wasm_sandbox import is_component
@@ -45,6 +45,6 @@ def run(chosen: argparse.Namespace, output: Output) -> None:
         guest = path.read_bytes()
         switched_off = is_component(guest) and not policy.limits.component_bytes
         if not switched_off:
-            inspect_guest(policy, guest)
+            compile_guest(policy, guest)
     value = {"guest": str(path), "bytes": len(guest), "runs_under_policy": not switched_off}
     output.result(value, f"{path}  {len(guest)} bytes" + (NEEDS_SWITCH if switched_off else ""))

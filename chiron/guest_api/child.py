@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from chiron.guest_api.calls import Flow, HostCalls
 from chiron.guest_api.dataset import Schema, decode_dataset
 from chiron.guest_api.errors import GuestApiError
-from chiron.guest_api.limits import load_guest
+from chiron.guest_api.limits import CompiledGuest, load_guest
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
 from chiron.policy.loader import parse_policy
-from wasm_sandbox import ComponentGuest, Ending, Guest, GuestRefusedError, limited_memory
+from wasm_sandbox import ComponentGuest, Ending
 
 if TYPE_CHECKING:
     from chiron.policy.types import Policy
-
-COMPILER_BYTES = 1 << 30  # beyond what the process holds already; a compiler that needs more ends the process
+    from wasm_sandbox import Guest
 
 
 def main() -> None:
@@ -37,27 +36,21 @@ def main() -> None:
     plaintext = loaded["dataset"]
     dataset = None if plaintext is None else decode_dataset(plaintext, schema)
     policy = parse_policy(loaded["policy"])
-    try:
-        with limited_memory(COMPILER_BYTES):
-            guest = load_guest(policy, loaded["guest"])
-    except GuestRefusedError as error:
-        write_message(outbox, {"refused": error.reason, "rule": error.rule})
-        return
-    with guest:
+    with load_guest(policy, CompiledGuest(**loaded["guest"])) as guest:
         write_message(outbox, {"ready": True, "exports": sorted(guest.info.exports)})
         request = read_message(inbox)
-        if "row_bytes" in request and isinstance(guest, Guest):  # components have no transforms
+        if "row_bytes" in request:
             _serve_transforms(guest, policy, schema, loaded["notes"], request)
             return
         threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
         monitor = Monitor(policy, state_from_dict(request["state"]))
         calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
-        answer = _run(guest, monitor, calls, export=request["export"])
+        answer = run_export(guest, monitor, calls, export=request["export"])
         write_message(outbox, answer | {"state": state_to_dict(monitor.state)})
 
 
 def _serve_transforms(
-    guest: Guest, policy: Policy, schema: Schema, notes: bytes, request: dict[str, Any]
+    guest: Guest | ComponentGuest, policy: Policy, schema: Schema, notes: bytes, request: dict[str, Any]
 ) -> None:
     """Answer this request and all that follow, until the enclave closes its end."""
     while True:
@@ -66,7 +59,7 @@ def _serve_transforms(
         calls = HostCalls(monitor, schema=schema, seed=request["seed"], flow=flow)
         clock = threading.Timer(request["deadline_ms"] / 1000, guest.interrupt)
         clock.start()
-        answer = _run(guest, monitor, calls, export=request["export"])  # SERVE-7: a fresh instance
+        answer = run_export(guest, monitor, calls, export=request["export"])  # SERVE-7: a fresh instance
         clock.cancel()
         clock.join()  # an interrupt that comes late must not end the next run
         write_message(sys.stdout.buffer, answer)
@@ -83,7 +76,10 @@ def _end_with_parent(inbox: BinaryIO) -> None:
     os._exit(1)
 
 
-def _run(guest: Guest | ComponentGuest, monitor: Monitor, calls: HostCalls, *, export: str) -> dict[str, Any]:
+def run_export(
+    guest: Guest | ComponentGuest, monitor: Monitor, calls: HostCalls, *, export: str
+) -> dict[str, Any]:
+    """Run one export in a fresh instance; a run that does not return 0 is a fault."""
     if isinstance(guest, ComponentGuest):
         outcome = guest.run(export, imports=calls.component_imports())
     else:

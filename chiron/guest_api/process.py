@@ -7,27 +7,27 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import state_from_dict, state_to_dict
 from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
-from wasm_sandbox import GuestRefusedError, is_component
+from wasm_sandbox import LINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chiron.guest_api.dataset import Schema
+    from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.monitor import Monitor
     from chiron.policy import kernel
 
 OUT_OF_TIME = "out of time"
 ENVIRONMENT = ("PATH", "PYTHONPATH")  # all that the child is told of this process's environment
 STUCK_MS = 5_000  # longer than any one instruction of a guest takes
-LOAD_MS = 60_000  # start, transfer of the largest data set, compilation
+LOAD_MS = 60_000  # start, transfer of the largest data set
 EXCEPTION = 100_000  # beyond it, what spec/sdk/python returns for an exception: this and its line
-COMPONENT_LOAD_MS = 240_000  # a Python guest brings its interpreter: 10 to 40 s to compile
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +65,23 @@ class GuestProcess:
 
     def __init__(
         self,
-        guest: bytes,
+        guest: CompiledGuest,
         *,
         policy: bytes,
         schema: Schema,
         dataset: bytes | None = None,
         notes: bytes = b"",
-        lines: bool = False,
     ) -> None:
         """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
 
-        `notes` is what `create` kept for the transforms. `lines` makes a trap's report name source files and
-        lines: for a dry run alone.
+        `notes` is what `create` kept for the transforms.
 
         Raises:
-            GuestRefusedError: the guest is refused, or takes too much time or memory to compile; for the
-                operator alone.
-            GuestApiError: the child died.
+            GuestApiError: the child died, or the guest's machine code is not its enclave's.
         """
         command = [sys.executable, "-m", "chiron.guest_api.child"]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        environment |= (
-            {"WASMTIME_BACKTRACE_DETAILS": "1"} if lines else {}
-        )  # SAND-13: read by wasmtime itself
+        environment |= LINES if guest.lines else {}
         self._child = subprocess.Popen(  # noqa: S603  our own module, no shell
             command,
             stdin=subprocess.PIPE,
@@ -96,23 +90,20 @@ class GuestProcess:
             env=environment,
         )
         try:
-            with self._killed_after(COMPONENT_LOAD_MS if is_component(guest) else LOAD_MS):
-                answer = self._load(
+            with self._killed_after(LOAD_MS):
+                self._send(
                     {
-                        "guest": guest,
+                        "guest": asdict(guest),
                         "policy": policy,
                         "schema": schema.as_dict(),
                         "dataset": dataset,
                         "notes": notes,
                     }
                 )
+                self.exports = frozenset[str](self._receive()["exports"])
         except BaseException:
             self.close()
             raise
-        if "refused" in answer:
-            self.close()
-            raise GuestRefusedError(answer["refused"], rule=answer["rule"])
-        self.exports = frozenset[str](answer["exports"])
 
     def run(self, export: str, monitor: Monitor, *, seed: bytes, deadline_ms: int) -> GuestReport:
         """Run one export; afterwards `monitor` holds the state that the kernel reached.
@@ -199,19 +190,6 @@ class GuestProcess:
                 write_rows(self._child.stdin, rows)
         except BrokenPipeError as error:
             raise GuestApiError("the guest's process ended before it answered") from error
-
-    def _load(self, message: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self._send(message)
-            return self._receive()
-        except GuestApiError as error:
-            if self._child.wait() >= 0:  # it ended by itself, which is not the guest's doing
-                raise
-            raise GuestRefusedError(
-                "compiling it takes more time or memory than it may, or crashes the compiler: make its "
-                "functions smaller",
-                rule="compile",
-            ) from error
 
     def _receive(self) -> dict[str, Any]:
         if self._child.stdout is None:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.process import GuestProcess
 from chiron.policy.loader import parse_policy
 from wasm_sandbox import SandboxError
 
 if TYPE_CHECKING:
     from chiron.guest_api.dataset import Float32Array, Schema
+    from chiron.guest_api.limits import CompiledGuest
     from chiron.policy import kernel
 
 INPUT, AUGMENT, OUTPUT = "transform_input", "augment", "transform_output"
@@ -68,11 +70,15 @@ class Transformer:
     slow instruction ends later, and its process stays. A context manager: leaving it ends the process.
     """
 
-    def __init__(self, transforms: Transforms, *, policy: bytes, schema: Schema) -> None:
+    def __init__(
+        self, transforms: Transforms, *, policy: bytes, schema: Schema, compiled: CompiledGuest | None = None
+    ) -> None:
+        """Start the process; the guest is compiled once, here or, where `compiled` is given, before."""
         self.exports = frozenset(transforms.exports)
         self._transforms = transforms
         self._policy, self._schema = policy, schema
         self._run_bytes = parse_policy(policy).sinks["transformed"].capacity_bytes
+        self._compiled = compiled
         self._process: GuestProcess | None = None
         self._started = threading.Event()
         self._closed = False
@@ -172,8 +178,10 @@ class Transformer:
 
     def _open(self) -> None:
         try:
+            if self._compiled is None:
+                self._compiled = compile_guest(parse_policy(self._policy), self._transforms.guest)
             process = GuestProcess(
-                self._transforms.guest, policy=self._policy, schema=self._schema, notes=self._transforms.notes
+                self._compiled, policy=self._policy, schema=self._schema, notes=self._transforms.notes
             )
         except (GuestApiError, SandboxError):
             self._started.set()

@@ -11,6 +11,7 @@ import numpy as np
 from chiron.graph import GraphError, StockEngine
 from chiron.guest_api.dataset import as_float, encode_dataset
 from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.process import GuestProcess
 from chiron.guest_api.transforms import INPUT, OUTPUT, Transformer
@@ -24,8 +25,8 @@ from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
     from chiron.guest_api.dataset import Dataset
+    from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.plan import Plan
-    from chiron.guest_api.transforms import Transforms
     from chiron.policy.header import Header
 
 SEED_BYTES = 8
@@ -64,7 +65,8 @@ def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, s
     monitor = Monitor(policy, kernel.initial(policy, rows_class=dataset.schema.rows_class, spent={}))
     raw_seed = seed.to_bytes(SEED_BYTES, "little")
     try:
-        first = run_configure(policy_bytes, guest, dataset.schema, monitor=monitor, seed=raw_seed, lines=True)
+        compiled = compile_guest(policy, guest, lines=True)  # SAND-13: of enclaves, none asks for lines
+        first = run_configure(policy_bytes, compiled, dataset.schema, monitor=monitor, seed=raw_seed)
         if not first.ok:
             raise PartyError(first.explain("configure"))
         frames = [event.content.data for event in monitor.finish_phase() if isinstance(event, kernel.Frame)]
@@ -73,7 +75,8 @@ def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, s
             raise PartyError("configure() declared no header: call header() with one entry of each menu")
         monitor.finish_phase()
         return _create(
-            guest, dataset, monitor=monitor, policy_bytes=policy_bytes, seed=seed, steps=steps, header=header,
+            compiled, dataset, monitor=monitor, policy_bytes=policy_bytes, seed=seed, steps=steps,
+            header=header,
             so_far=(b"".join(frames).decode(errors="replace"), first.fuel),
         )  # fmt: skip
     except (GuestRefusedError, GuestApiError, GraphError) as error:
@@ -81,7 +84,7 @@ def dry_run(guest: bytes, dataset: Dataset, *, policy_bytes: bytes, seed: int, s
 
 
 def _create(
-    guest: bytes,
+    guest: CompiledGuest,
     dataset: Dataset,
     *,
     monitor: Monitor,
@@ -92,9 +95,7 @@ def _create(
     so_far: tuple[str, int],
 ) -> DryRun:
     encoded = encode_dataset(dataset)
-    with GuestProcess(
-        guest, policy=policy_bytes, schema=dataset.schema, dataset=encoded, lines=True
-    ) as process:
+    with GuestProcess(guest, policy=policy_bytes, schema=dataset.schema, dataset=encoded) as process:
         began = time.monotonic()
         report = process.run(
             "create", monitor, seed=seed.to_bytes(SEED_BYTES, "little"), deadline_ms=header.create_ms // 2
@@ -103,7 +104,7 @@ def _create(
     if not report.ok:
         raise PartyError(report.explain("create"))
     network = admit_network(monitor, header, dataset.schema)
-    transforms = transforms_of(monitor, guest, process.exports)
+    transforms = transforms_of(monitor, guest.binary, process.exports)
     monitor.finish_phase()
     engine = StockEngine(network.admitted, batch=header.batch, threads=1)
     engine.parameters[:] = network.admitted.initial
@@ -115,6 +116,7 @@ def _create(
         schema=dataset.schema,
         state=monitor.state,
         deadline_ms=DEADLINE_MS,
+        compiled=guest,
     ) as batches:
         for step in range(steps):
             losses.append(engine.run(*batches(step)))
@@ -124,9 +126,10 @@ def _create(
             )
     step_ms = 1000 * (time.monotonic() - began) / max(steps, 1)
     if transforms is not None:
-        _try_query(
-            transforms, dataset, policy_bytes=policy_bytes, state=replace(monitor.state, phase="Serve")
-        )
+        with Transformer(
+            transforms, policy=policy_bytes, schema=dataset.schema, compiled=guest
+        ) as transformer:
+            _try_query(transformer, dataset, replace(monitor.state, phase="Serve"))
     log, fuel = so_far
     return DryRun(
         header, network.plan, network.admitted.parameter_count, log, fuel, report.fuel, create_ms, step_ms,
@@ -134,9 +137,8 @@ def _create(
     )  # fmt: skip
 
 
-def _try_query(transforms: Transforms, dataset: Dataset, *, policy_bytes: bytes, state: kernel.State) -> None:
+def _try_query(transformer: Transformer, dataset: Dataset, state: kernel.State) -> None:
     """Put a row and even scores through the transforms as a query would; TransformError says what fails."""
     even = np.full((1, dataset.schema.classes), 1 / dataset.schema.classes, dtype=np.float32)
-    with Transformer(transforms, policy=policy_bytes, schema=dataset.schema) as transformer:
-        for export, rows in ((INPUT, as_float(dataset.rows[:1])), (OUTPUT, even)):
-            transformer.apply(export, rows, state=state, deadline_ms=DEADLINE_MS)
+    for export, rows in ((INPUT, as_float(dataset.rows[:1])), (OUTPUT, even)):
+        transformer.apply(export, rows, state=state, deadline_ms=DEADLINE_MS)

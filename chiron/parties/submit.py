@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chiron.guest_api.dataset import encode_dataset
-from chiron.guest_api.limits import inspect_guest
+from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.transforms import GUEST_PADDED_BYTES
 from chiron.parties.errors import PartyError
 from chiron.parties.platform import attested
@@ -41,7 +41,7 @@ def submit_guest(
         PartyError: the guest is refused before it leaves the operator, or the lead or platform refuses.
     """
     try:
-        inspect_guest(policy, guest)
+        compile_guest(policy, guest)
     except GuestRefusedError as error:
         raise PartyError(f"the guest is refused: {error}") from error
     padded = -(-max(len(guest), 1) // GUEST_PADDED_BYTES) * GUEST_PADDED_BYTES

@@ -122,6 +122,7 @@ class GuestLimits:
     host_calls: int
     configure_ms: int
     compile_ms: int
+    component_compile_ms: int
 
 
 @dataclass(frozen=True, slots=True)

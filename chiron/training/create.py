@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from chiron.graph import AdmittedGraph, GraphError, GraphLimits, TensorSpec, admit
 from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.plan import Plan, parse_plan
 from chiron.guest_api.process import GuestProcess, GuestReport
 from chiron.guest_api.releaser import Releaser
@@ -17,6 +18,7 @@ from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
     from chiron.guest_api.dataset import Schema
+    from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.monitor import Monitor
     from chiron.policy.header import Header
     from chiron.training.inputs import Inputs
@@ -33,17 +35,16 @@ class Network:
     transforms: Transforms | None = None
 
 
-def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
-    """Run `configure` on the schema alone and end its slot; return what the operator may read of it.
+def configure(node: Node, inputs: Inputs, monitor: Monitor) -> tuple[str, CompiledGuest | None]:
+    """Compile the guest, run `configure` on the schema alone and end its slot.
 
-    Afterwards `monitor.header` is the public header, or None where the guest was refused, failed or
-    declared none (the job has ended then).
+    Returns what the operator may read of it, and the compiled guest. Afterwards `monitor.header` is the
+    public header, or None where the guest was refused, failed or declared none (the job has ended then).
     """
-    problem = ""
+    problem, compiled = "", None
     try:
-        report = run_configure(
-            node.policy_bytes, inputs.guest, inputs.schema, monitor=monitor, seed=inputs.seed
-        )
+        compiled = compile_guest(node.policy, inputs.guest)
+        report = run_configure(node.policy_bytes, compiled, inputs.schema, monitor=monitor, seed=inputs.seed)
         problem = "" if report.ok else report.explain("configure")
     except GuestRefusedError as error:
         monitor.fault()
@@ -52,21 +53,21 @@ def configure(node: Node, inputs: Inputs, monitor: Monitor) -> str:
     text = b"".join(written).decode(errors="replace")
     if monitor.header is None and not problem:
         problem = "configure() declared no header: call header() with one entry of each menu"
-    return f"{text}\nrefused: {problem}".strip() if problem else text
+    return (f"{text}\nrefused: {problem}".strip() if problem else text), compiled
 
 
 def run_configure(
-    policy_bytes: bytes, guest: bytes, schema: Schema, *, monitor: Monitor, seed: bytes, lines: bool = False
+    policy_bytes: bytes, guest: CompiledGuest, schema: Schema, *, monitor: Monitor, seed: bytes
 ) -> GuestReport:
-    """Run `configure` in a process that holds no data set; `lines` as for `GuestProcess`."""
-    limits = monitor.policy.limits
-    with GuestProcess(guest, policy=policy_bytes, schema=schema, dataset=None, lines=lines) as process:
-        return process.run(
-            "configure", monitor, seed=seed, deadline_ms=limits.compile_ms + limits.configure_ms
-        )
+    """Run `configure` in a process that holds no data set."""
+    deadline_ms = monitor.policy.limits.configure_ms
+    with GuestProcess(guest, policy=policy_bytes, schema=schema, dataset=None) as process:
+        return process.run("configure", monitor, seed=seed, deadline_ms=deadline_ms)
 
 
-def create(node: Node, inputs: Inputs, monitor: Monitor) -> tuple[Network | None, Transforms | None]:
+def create(
+    node: Node, inputs: Inputs, monitor: Monitor, *, guest: CompiledGuest
+) -> tuple[Network | None, Transforms | None]:
     """Run `create` on the data set in a slot of fixed length; return the network and the transforms.
 
     There is no network where it failed, which nobody may notice: a guest that has transforms has them still,
@@ -78,7 +79,7 @@ def create(node: Node, inputs: Inputs, monitor: Monitor) -> tuple[Network | None
         raise GuestApiError("create runs only after a header was declared")
     with Releaser() as releaser:
         with GuestProcess(
-            inputs.guest, policy=node.policy_bytes, schema=inputs.schema, dataset=inputs.plaintext
+            guest, policy=node.policy_bytes, schema=inputs.schema, dataset=inputs.plaintext
         ) as process:
             releaser.start(process.pid, slot_ms=header.create_ms)
             # the releaser kills it at half slot; this deadline counts where the platform killed the releaser

@@ -135,6 +135,9 @@ def train(
     carried = pack_transforms(transforms, transforms_bytes, state=state)
     for worker in team.workers:
         worker.send(pad(graph, graph_message_bytes(offer.header)) + carried)
+    for worker in team.workers:  # one that still reads would keep another time than the server
+        if receive_map(worker) != {"listening": True}:
+            raise TrainingError("a worker enclave could not prepare: see the events of `chiron up`")
     team.server.send(pad(plan, PLAN_BYTES) + pad(initial, parameter_message_bytes(offer.header)))
     answer = receive_map(team.server)
     if "lost" in answer:

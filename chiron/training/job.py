@@ -23,6 +23,7 @@ from chiron.training.results import Held, evaluate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.transforms import Transforms
     from chiron.training.agreement import Offer
     from chiron.training.ledger import Ledgers
@@ -83,21 +84,22 @@ class JobRun:
         spent = self.ledgers.spent(data_set)
         state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class, spent=spent)
         self.monitor = Monitor(self.node.policy, state)
-        offer = self._agree(inputs, self.monitor)
-        if offer is None:
+        agreed = self._agree(inputs, self.monitor)
+        if agreed is None:
             return
         charged = self.ledgers.charge(data_set, self.monitor)
         if charged is None:
             self.stop(StopReason.LEDGER_SPENT)
             return
-        self._train(inputs, self.monitor, offer=offer, charged=charged)
+        offer, compiled = agreed
+        self._train(inputs, self.monitor, offer=offer, compiled=compiled, charged=charged)
 
-    def _agree(self, inputs: Inputs, monitor: Monitor) -> Offer | None:
+    def _agree(self, inputs: Inputs, monitor: Monitor) -> tuple[Offer, CompiledGuest] | None:
         """Configure, publish the offer and wait for both parties; None when the job ended."""
         self._phase("Configure", self.node.policy.limits.configure_ms)
-        self.operator_log = configure(self.node, inputs, monitor)
+        self.operator_log, compiled = configure(self.node, inputs, monitor)
         header = monitor.header
-        if header is None:
+        if header is None or compiled is None:
             self.node.emit({"event": "ended", "job": self.job, "outcome": "no-header"})
             return None
         offer = make_offer(
@@ -112,18 +114,24 @@ class JobRun:
         if not self.decided.wait(APPROVAL_S) or self.refused:
             self.stop(StopReason.PARTY_REFUSED)
             return None
-        return offer
+        return offer, compiled
 
-    def _train(self, inputs: Inputs, monitor: Monitor, *, offer: Offer, charged: Mapping[str, int]) -> None:
+    def _train(
+        self,
+        inputs: Inputs,
+        monitor: Monitor,
+        *,
+        offer: Offer,
+        compiled: CompiledGuest,
+        charged: Mapping[str, int],
+    ) -> None:
         self._phase("Create", offer.header.create_ms, charged=dict(charged))
         room = carried_bytes(len(inputs.guest))
         with ExitStack() as guests:
             with prepare(self.node, self.cell, offer, inputs=inputs) as team:
-                network, transforms = create(self.node, inputs, monitor)
+                network, transforms = create(self.node, inputs, monitor, guest=compiled)
                 monitor.finish_phase()
-                transformer = self._open_transformer(
-                    transforms, inputs, guests
-                )  # it starts beside the training
+                transformer = self._open_transformer(transforms, inputs, compiled, guests)
                 self._phase("Train", monitor.state.ticks_left * offer.header.slot_ms)
                 trained = train(
                     team, offer, network, transforms=transforms, transforms_bytes=room, state=monitor.state
@@ -146,11 +154,14 @@ class JobRun:
         )
 
     def _open_transformer(
-        self, transforms: Transforms | None, inputs: Inputs, guests: ExitStack
+        self, transforms: Transforms | None, inputs: Inputs, compiled: CompiledGuest, guests: ExitStack
     ) -> Transformer | None:
+        """Start what transforms the held-out rows; it gets ready beside the training."""
         if transforms is None:
             return None
-        opened = Transformer(transforms, policy=self.node.policy_bytes, schema=inputs.schema)
+        opened = Transformer(
+            transforms, policy=self.node.policy_bytes, schema=inputs.schema, compiled=compiled
+        )
         return guests.enter_context(opened)
 
     def stop(self, reason: StopReason) -> None:

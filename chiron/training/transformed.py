@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chiron.guest_api.dataset import Float32Array, Schema
+    from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.transforms import Transforms
     from chiron.policy import kernel
     from chiron.training.worker import Batches
@@ -30,6 +31,7 @@ def transformed(
     schema: Schema,
     state: kernel.State | None,
     deadline_ms: int,
+    compiled: CompiledGuest | None = None,
 ) -> Iterator[Batches | Transformed]:
     """Put the guest's transforms, if it has any, between the data set and the engine.
 
@@ -40,11 +42,12 @@ def transformed(
         schema: of the data set.
         state: the job's kernel state; None only without transforms.
         deadline_ms: for any one transform.
+        compiled: the guest, where the caller has compiled it already.
     """
     if transforms is None or state is None:
         yield batches
         return
-    with Transformer(transforms, policy=policy, schema=schema) as transformer:
+    with Transformer(transforms, policy=policy, schema=schema, compiled=compiled) as transformer:
         yield Transformed(batches, transformer, state, deadline_ms=deadline_ms)
 
 

@@ -50,7 +50,7 @@ def handle(node: Node, channel: Channel) -> None:
         if receive_map(server) != {"joined": True}:
             raise TrainingError("the parameter server did not take this worker in")
         send_map(channel, {"ready": True})
-        graph = unpad(channel.recv_exactly(graph_message_bytes(offer.header)))
+        graph = channel.recv_exactly(graph_message_bytes(offer.header))
         transforms, state = unpack_transforms(channel.recv_exactly(request["transforms_bytes"]))
         batches = Batches(dataset, offer.header, seed=offer.seed, index=index)
         through_guest = transformed(
@@ -62,6 +62,7 @@ def handle(node: Node, channel: Channel) -> None:
             deadline_ms=schedule_of(offer).slots * offer.header.slot_ms,
         )
         with through_guest as prepared:
+            send_map(channel, {"listening": True})
             _exchange(server, offer, index=index, compute=GradientOfBatch(graph, offer, prepared))
 
 
@@ -127,6 +128,8 @@ class Batches:
 class GradientOfBatch:
     """Computes one step. The engine is built at the first step, beside the exchange: its time shows nowhere.
 
+    `graph` is the padded message, whose content is not looked at before either.
+
     `parameters` and `gradient` are flat float32 of the whole size class; what the graph does not use is zero.
     """
 
@@ -147,5 +150,5 @@ class GradientOfBatch:
 
     def _build(self) -> Engine:
         header = self._offer.header
-        admitted = admit_graph(self._graph, header, self._offer.schema)
+        admitted = admit_graph(unpad(self._graph), header, self._offer.schema)
         return StockEngine(admitted, batch=header.batch, threads=1)

@@ -194,7 +194,7 @@ def run(guest: Guest, monitor: Monitor, data: Dataset) -> None:
     """Run one slot as the guest's process does."""
     flow = Flow(memoryview(data.rows.tobytes()), 32, b"notes")
     calls = HostCalls(monitor, schema=data.schema, seed=bytes(8), dataset=data, flow=flow)
-    child._run(guest, monitor, calls, export="slot")
+    child.run_export(guest, monitor, calls, export="slot")
 
 
 def go(**more: Any) -> None:  # noqa: ANN401 - settings

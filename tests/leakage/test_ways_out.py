@@ -95,7 +95,8 @@ def test_before_the_outcome_a_job_that_fails_looks_like_one_that_does_not(failed
 
 @pytest.mark.parametrize("way", ["standard output", "standard error", "logging"])
 def test_enclaves_write_and_log_nothing(way: str, runs: Runs) -> None:
-    assert {name: run.ways.get(way, []) for name, run in runs.items()} == {name: [] for name in runs}
+    said = {name: [seen for at, seen in run.ways.items() if at.startswith(way)] for name, run in runs.items()}
+    assert said == {name: [] for name in runs}
 
 
 def test_no_frame_and_no_phase_ends_before_its_time(runs: Runs) -> None:

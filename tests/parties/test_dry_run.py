@@ -10,6 +10,7 @@ from graphs import linear
 from guests import HEADER, TRAP, guest
 from transforming import scaled, transforming
 
+from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.monitor import Monitor
 from chiron.parties.build import build
 from chiron.parties.dry_run import DryRun, dry_run
@@ -104,6 +105,7 @@ def test_a_trap_on_the_platform_names_no_line(trapping: bytes, monkeypatch: pyte
     monkeypatch.setenv("WASMTIME_BACKTRACE_DETAILS", "1")  # the host's environment does not reach the guest's
     policy = parse_policy(POLICY_BYTES)
     monitor = Monitor(policy, kernel.initial(policy, rows_class=DATASET.schema.rows_class, spent={}))
-    report = run_configure(POLICY_BYTES, trapping, DATASET.schema, monitor=monitor, seed=bytes(8))
+    made = compile_guest(policy, trapping)
+    report = run_configure(POLICY_BYTES, made, DATASET.schema, monitor=monitor, seed=bytes(8))
     assert report.ending == "trapped"
     assert "guest.c" not in report.detail

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from deployments import POLICY_BYTES
+from deployments import POLICY_BYTES, compiled
 
 from chiron.graph import StockEngine
 from chiron.guest_api.dataset import encode_dataset, make_dataset
@@ -72,13 +72,15 @@ def created(dataset: Dataset, seed: int = 7) -> tuple[Network, Header, int]:
     """Run both exports; return the admitted network, the header and the fuel of `create`."""
     monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=dataset.schema.rows_class, spent={}))
     raw = seed.to_bytes(8, "little")
-    assert run_configure(POLICY_BYTES, built(), dataset.schema, monitor=monitor, seed=raw).ok
+    assert run_configure(POLICY_BYTES, compiled(built()), dataset.schema, monitor=monitor, seed=raw).ok
     monitor.finish_phase()
     header = monitor.header
     assert header is not None
     monitor.finish_phase()
     encoded = encode_dataset(dataset)
-    with GuestProcess(built(), policy=POLICY_BYTES, schema=dataset.schema, dataset=encoded) as process:
+    with GuestProcess(
+        compiled(built()), policy=POLICY_BYTES, schema=dataset.schema, dataset=encoded
+    ) as process:
         report = process.run("create", monitor, seed=raw, deadline_ms=60_000)
     assert report.ok, report.explain("create")
     return admit_network(monitor, header, dataset.schema), header, report.fuel

@@ -16,7 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wasm_sandbox.component
-from wasm_sandbox import ComponentCall, Ending, Limits, Outcome, StopGuest, component_link, load_component
+from wasm_sandbox import (
+    ComponentCall,
+    ComponentRules,
+    Ending,
+    Limits,
+    Outcome,
+    StopGuest,
+    component_link,
+    load_component,
+)
 from wasm_sandbox.component_types import ELEMENTS
 
 if TYPE_CHECKING:
@@ -39,7 +48,7 @@ def go(
 ) -> list[Outcome]:
     imports = imports or {}
     signatures = {name: call.signature for name, call in imports.items()}
-    with load_component(binary, granted=signatures, limits=limits, exports=["configure"]) as guest:
+    with load_component(binary, ComponentRules(signatures, limits, ["configure"])) as guest:
         assert guest._fast  # this wasmtime is the one that the fast path was written for
         guest._fast = fast
         return [guest.run("configure", imports=imports) for _ in range(times)]
@@ -282,7 +291,7 @@ def test_another_version_of_the_package_takes_the_public_path(monkeypatch: pytes
 def test_running_with_other_calls_than_it_was_checked_with_is_our_own_mistake() -> None:
     call = status(lambda _: 0)["call"]
     with load_component(
-        calling(f"{CALL} {NOTHING}"), granted={"call": call.signature}, limits=LIMITS, exports=["configure"]
+        calling(f"{CALL} {NOTHING}"), ComponentRules({"call": call.signature}, LIMITS, ["configure"])
     ) as guest:
         for export, imports in (
             ("configure", {}),
@@ -316,7 +325,7 @@ def test_the_public_path_runs_one_guest_at_a_time(*, fast: bool) -> None:
     imports = status(wait)
     signature = {"call": imports["call"].signature}
     binary = calling(f"{CALL} {NOTHING}")
-    with load_component(binary, granted=signature, limits=LIMITS, exports=["configure"]) as guest:
+    with load_component(binary, ComponentRules(signature, LIMITS, ["configure"])) as guest:
         guest._fast = fast
 
         def run(_: int) -> Outcome:
@@ -349,7 +358,7 @@ def test_eight_threads_with_host_faults_never_mix_outcomes(*, fast: bool) -> Non
         return status(call)
 
     signature = {"call": "func(u32) -> result<_, s32>"}
-    with load_component(binary, granted=signature, limits=LIMITS, exports=["configure"]) as guest:
+    with load_component(binary, ComponentRules(signature, LIMITS, ["configure"])) as guest:
         guest._fast = fast
 
         def outcomes_of(thread: int) -> list[Outcome]:

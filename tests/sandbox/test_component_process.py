@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from components import ANSWER_AT, component
-from deployments import POLICY, POLICY_BYTES, WITH_COMPONENTS, WITH_COMPONENTS_BYTES, small_dataset
+from deployments import POLICY, WITH_COMPONENTS, WITH_COMPONENTS_BYTES, compiled, small_dataset
 from guests import HEADER, escaped
 
 from chiron.guest_api.calls import HostCalls
 from chiron.guest_api.dataset import encode_dataset
-from chiron.guest_api.limits import inspect_guest, sandbox_limits
+from chiron.guest_api.limits import compile_guest, load_guest, sandbox_limits
 from chiron.guest_api.lowering import MESSAGE_BYTES, component_signatures
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.process import GuestProcess
@@ -27,6 +27,7 @@ DECLARE = component(
     calls={"header": component_signatures()["header"]},
     before=f'(data (i32.const 64) "{escaped(struct.pack("<6I", *HEADER))}")',
 )
+COMPILED = compiled(DECLARE, WITH_COMPONENTS_BYTES)
 
 
 def monitor_in(phase: str) -> Monitor:
@@ -42,7 +43,7 @@ def calls_in(phase: str) -> tuple[dict[str, ComponentCall], Monitor]:
 
 def test_a_component_declares_its_header_in_a_process() -> None:
     monitor = monitor_in("Configure")
-    with GuestProcess(DECLARE, policy=WITH_COMPONENTS_BYTES, schema=DATASET.schema) as process:
+    with GuestProcess(COMPILED, policy=WITH_COMPONENTS_BYTES, schema=DATASET.schema) as process:
         report = process.run("configure", monitor, seed=bytes(8), deadline_ms=20_000)
     assert report.ok
     declared = int.from_bytes(monitor.written("header"), "little")
@@ -52,24 +53,23 @@ def test_a_component_declares_its_header_in_a_process() -> None:
 def test_the_same_component_in_the_wrong_phase_is_stopped() -> None:
     monitor = monitor_in("Create")
     with GuestProcess(
-        DECLARE, policy=WITH_COMPONENTS_BYTES, schema=DATASET.schema, dataset=encode_dataset(DATASET)
+        COMPILED, policy=WITH_COMPONENTS_BYTES, schema=DATASET.schema, dataset=encode_dataset(DATASET)
     ) as process:
         report = process.run("create", monitor, seed=bytes(8), deadline_ms=20_000)
     assert report.ending == "stopped by the host"
     assert not monitor.state.alive
 
 
-def test_without_the_switch_the_process_refuses_a_component() -> None:
+def test_without_the_switch_a_component_is_refused_before_it_is_compiled() -> None:
     with pytest.raises(GuestRefusedError, match="switches components on") as caught:
-        GuestProcess(DECLARE, policy=POLICY_BYTES, schema=DATASET.schema, dataset=None)
+        compile_guest(POLICY, DECLARE)
     assert caught.value.rule == "components"
 
 
 def test_the_switch_is_off_unless_it_is_turned_on() -> None:
     assert sandbox_limits(POLICY).component_bytes == 0
-    with pytest.raises(GuestRefusedError):
-        inspect_guest(POLICY, DECLARE)
-    inspect_guest(WITH_COMPONENTS, DECLARE)
+    with pytest.raises(GuestRefusedError, match="switches components on"):
+        load_guest(POLICY, COMPILED)
 
 
 def test_the_switch_widens_nothing_for_core_guests() -> None:

@@ -16,7 +16,7 @@ from deployments import POLICY, WITH_COMPONENTS
 
 from chiron.guest_api.calls import HostCalls
 from chiron.guest_api.dataset import Dataset, make_dataset
-from chiron.guest_api.limits import load_guest, sandbox_limits
+from chiron.guest_api.limits import compile_guest, load_guest, sandbox_limits
 from chiron.guest_api.monitor import Monitor
 from chiron.parties.build import build
 from chiron.parties.build_python import componentize
@@ -49,10 +49,10 @@ def python_binary(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="module")
 def python_guest(python_binary: bytes) -> Iterator[ComponentGuest]:
-    compiled = load_guest(WITH_COMPONENTS, python_binary)
-    assert isinstance(compiled, ComponentGuest)
-    with compiled:
-        yield compiled
+    loaded = load_guest(WITH_COMPONENTS, compile_guest(WITH_COMPONENTS, python_binary))
+    assert isinstance(loaded, ComponentGuest)
+    with loaded:
+        yield loaded
 
 
 def dataset(shape: tuple[int, ...], classes: int, *, rows: int, constant: bool = False) -> Dataset:
@@ -169,7 +169,7 @@ def test_the_python_guest_imports_the_contract_and_no_wasi(python_guest: Compone
 
 def test_without_the_switch_a_component_is_refused(python_binary: bytes) -> None:
     with pytest.raises(GuestRefusedError, match="components on") as caught:
-        load_guest(POLICY, python_binary)
+        compile_guest(POLICY, python_binary)
     assert caught.value.rule == "components"
 
 

@@ -8,7 +8,7 @@ import pytest
 from components import component
 from wasmtime import wat2wasm
 
-from wasm_sandbox import GuestRefusedError, Limits, inspect, is_component, load_component
+from wasm_sandbox import ComponentRules, GuestRefusedError, Limits, inspect, is_component, load_component
 
 LIMITS = Limits(fuel=1000, memory_bytes=1 << 20, component_bytes=1 << 20)
 BODY = "(i32.const 0)"
@@ -19,13 +19,13 @@ CORE = bytes(wat2wasm('(module (memory (export "memory") 1 1))'))
 
 def refusal(binary: bytes, limits: Limits = LIMITS) -> GuestRefusedError:
     with pytest.raises(GuestRefusedError) as caught:
-        load_component(binary, granted=GRANTED, limits=limits, exports=["configure"])
+        load_component(binary, ComponentRules(GRANTED, limits, ["configure"]))
     return caught.value
 
 
 def test_what_obeys_the_rules_is_described() -> None:
     binary = component(BODY, calls={"take": TAKE})
-    with load_component(binary, granted=GRANTED, limits=LIMITS, exports=["configure"]) as guest:
+    with load_component(binary, ComponentRules(GRANTED, LIMITS, ["configure"])) as guest:
         assert guest.info.imports == {"take"}
         assert guest.info.exports == {"configure", "create"}
         assert guest.info.module_bytes == len(binary)
@@ -52,7 +52,7 @@ def test_the_core_lowering_refuses_a_component() -> None:
 def test_a_component_over_its_size_is_refused_at_its_edge() -> None:
     binary = component(BODY)
     assert refusal(binary, replace(LIMITS, component_bytes=len(binary) - 1)).rule == "module-bytes"
-    load_component(binary, granted={}, limits=replace(LIMITS, component_bytes=len(binary))).close()
+    load_component(binary, ComponentRules({}, replace(LIMITS, component_bytes=len(binary)))).close()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_import_of_another_kind_is_refused(imported: str) -> None:
 def test_a_missing_export_is_named() -> None:
     assert refusal(component(BODY, model="other:model/model@1.0.0")).rule == "exports"
     with pytest.raises(GuestRefusedError, match="transform"):
-        load_component(component(BODY), granted=GRANTED, limits=LIMITS, exports=["configure", "transform"])
+        load_component(component(BODY), ComponentRules(GRANTED, LIMITS, ["configure", "transform"]))
 
 
 @pytest.mark.parametrize("builtin", ["task.cancel", "waitable-set.new", "thread.yield", "context.get i32 0"])

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hostile
 import pytest
-from deployments import POLICY, POLICY_BYTES, small_dataset
+from deployments import POLICY, POLICY_BYTES, compiled, small_dataset
 from guests import guest
 
 from chiron.guest_api import process
+from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
 from wasm_sandbox import GuestRefusedError
@@ -96,16 +98,11 @@ def test_no_process_used_more_than_twice_the_memory_it_may(report: dict[str, Any
     assert report["peak"]["own"] <= 2 * hostile.LIMITS.compile_bytes
 
 
-def test_a_compile_bomb_in_a_guests_process_is_killed_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "LOAD_MS", 700)
+def test_a_compile_bomb_is_killed_when_the_policys_time_is_up() -> None:
+    hurried = replace(POLICY, limits=replace(POLICY.limits, compile_ms=700))
     with pytest.raises(GuestRefusedError) as error:
-        process.GuestProcess(
-            hostile.GUESTS["nested ifs"](),
-            policy=POLICY_BYTES,
-            schema=small_dataset().schema,
-            dataset=None,
-        )
-    assert error.value.rule == "compile"
+        compile_guest(hurried, hostile.GUESTS["nested ifs"]())
+    assert error.value.rule == "compile-time"
 
 
 def test_an_interrupt_ends_a_guests_process_and_never_reaches_a_host_function() -> None:
@@ -113,7 +110,7 @@ def test_an_interrupt_ends_a_guests_process_and_never_reaches_a_host_function() 
     monitor = Monitor(POLICY, state)
     calling = "(loop $again (drop (call $log (i32.const 0) (i32.const 0))) (br $again))"
     with process.GuestProcess(
-        guest(configure=calling), policy=POLICY_BYTES, schema=small_dataset().schema, dataset=None
+        compiled(guest(configure=calling)), policy=POLICY_BYTES, schema=small_dataset().schema, dataset=None
     ) as started:
         interrupt = threading.Timer(0.1, started._child.send_signal, [signal.SIGINT])
         interrupt.start()

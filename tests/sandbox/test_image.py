@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from components import component
 from wasmtime import Module, wat2wasm
+from wasmtime.component import Component
 
 from wasm_sandbox import (
+    ComponentRules,
     Ending,
     GuestRefusedError,
     HostCall,
@@ -19,6 +22,7 @@ from wasm_sandbox import (
     Rules,
     image,
     load,
+    load_component_image,
     load_image,
     precompile,
 )
@@ -104,6 +108,42 @@ def test_the_guests_rules_are_checked_again(made: bytes) -> None:
     assert refused(made, rules=replace(RULES, exports=["came"])) == "exports"
     assert refused(made, rules=replace(RULES, limits=replace(LIMITS, memory_bytes=PAGE - 1))) == "memory"
     assert refused(made, rules=replace(RULES, limits=replace(LIMITS, module_bytes=8))) == "module-bytes"
+
+
+def test_components_have_images_too_and_one_kind_is_never_taken_for_the_other(
+    made: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = component("(i32.const 5)")
+    limits = replace(LIMITS, memory_bytes=4 * PAGE, component_bytes=1 << 20)
+    rules = ComponentRules({}, limits, ["configure"])
+    whole = precompile(guest, rules=rules, key=KEY)
+    with load_component_image(whole, guest, rules=rules, key=KEY) as loaded:
+        assert loaded.run("configure", imports={}).value == 5
+    as_core = replace(RULES, limits=limits)
+    as_component = replace(rules, granted={"call": "func(u32) -> result<_, s32>"})
+
+    def never(*_arguments: object) -> object:
+        raise AssertionError("machine code that is not authentic reached wasmtime")
+
+    monkeypatch.setattr(Component, "deserialize", never)
+    monkeypatch.setattr(Module, "deserialize", never)
+    for changed in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:40], b"", made):
+        with pytest.raises(GuestRefusedError, match="was not made by this runtime"):
+            load_component_image(changed, guest, rules=rules, key=KEY)
+    for image_, of in ((whole, guest), (image.make_image(whole[32:], GUEST, rules=rules, key=KEY), GUEST)):
+        assert refused(image_, of, rules=as_core) == "image"
+    with pytest.raises(GuestRefusedError, match="was not made by this runtime"):
+        load_component_image(
+            image.make_image(made[32:], guest, rules=RULES, key=KEY), guest, rules=as_component, key=KEY
+        )
+
+
+def test_authentic_bytes_that_are_no_component_are_refused() -> None:
+    guest = component("(i32.const 5)")
+    rules = ComponentRules({}, replace(LIMITS, component_bytes=1 << 20))
+    junk = image.make_image(b"junk", guest, rules=rules, key=KEY)
+    with pytest.raises(GuestRefusedError, match="another machine"):
+        load_component_image(junk, guest, rules=rules, key=KEY)
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from deployments import POLICY, POLICY_BYTES
+from deployments import POLICY, POLICY_BYTES, compiled
 
 from chiron.guest_api.dataset import encode_dataset, make_dataset
 from chiron.guest_api.monitor import Monitor
@@ -56,11 +56,11 @@ def started() -> Iterator[tuple[Transformer, kernel.State]]:
     dataset = data()
     first = kernel.initial(POLICY, rows_class=dataset.schema.rows_class, spent={})
     monitor = Monitor(POLICY, first)
-    assert run_configure(POLICY_BYTES, built(), dataset.schema, monitor=monitor, seed=SEED).ok
+    assert run_configure(POLICY_BYTES, compiled(built()), dataset.schema, monitor=monitor, seed=SEED).ok
     monitor.finish_phase()
     monitor.finish_phase()
     with GuestProcess(
-        built(), policy=POLICY_BYTES, schema=dataset.schema, dataset=encode_dataset(dataset)
+        compiled(built()), policy=POLICY_BYTES, schema=dataset.schema, dataset=encode_dataset(dataset)
     ) as process:
         assert process.run("create", monitor, seed=SEED, deadline_ms=60_000).ok
     transforms = transforms_of(monitor, built(), process.exports)

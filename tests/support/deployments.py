@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,6 +15,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chiron.guest_api.dataset import Dataset, make_dataset
+from chiron.guest_api.limits import compile_guest
 from chiron.parties.home import Home
 from chiron.parties.platform import Platform
 from chiron.policy.loader import parse_policy, spec_folder
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chiron.guest_api.dataset import Float32Array
+    from chiron.guest_api.limits import CompiledGuest
     from chiron.policy.types import Policy
     from enclave import ReferenceValues
 
 TIMEOUT_S = 60.0
+ROLE = "role "  # begins the name of a role's thread
 POLICY_BYTES = (spec_folder() / "policy.toml").read_bytes()
 POLICY = parse_policy(POLICY_BYTES)
 WITH_COMPONENTS_BYTES = POLICY_BYTES.replace(b"component_bytes = 0", b"component_bytes = 33554432")
@@ -45,6 +48,12 @@ WITH_COMPONENTS = parse_policy(WITH_COMPONENTS_BYTES)
 MEASUREMENT = Measurement("ab" * 32)
 VALUES, CLASSES = 8, 3
 Event = dict[str, Any]
+
+
+@cache
+def compiled(guest: bytes, policy_bytes: bytes = POLICY_BYTES) -> CompiledGuest:
+    """Return a guest compiled under a policy, once for all tests of a process."""
+    return compile_guest(parse_policy(policy_bytes), guest)
 
 
 def small_dataset(rows: int = 60, held_out: int = 12, *, seed: int = 1) -> Dataset:
@@ -87,7 +96,7 @@ def listening(node: Node, handle: Callable[[Channel], None], *, anonymous: bool)
         with suppress(OSError):  # the listener was shut down
             serve_connections(node, listener, handle, allow_anonymous=anonymous)
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=serve, name=f"{ROLE}{node.role.value}")
     thread.start()
     host, port = listener.getsockname()
     try:

@@ -19,7 +19,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from chiron.launch import role
+from deployments import ROLE
+
+from chiron.launch import role as launched
+from chiron.training.node import Role
 from enclave.transport import Transport
 
 if TYPE_CHECKING:
@@ -67,8 +70,9 @@ class Recorder:
     on_send: Callable[[Transport, Sent], None] | None = None
 
     def note(self, way: str, what: object) -> None:
-        """Note something that left by a way."""
-        self.ways[way].append(self.plain(what))
+        """Note something that left by a way, and whether the query enclave did it."""
+        by_query = getattr(_local, "role", "") == Role.QUERY.value
+        self.ways[f"{way} by query" if by_query else way].append(self.plain(what))
 
     def plain(self, what: Any) -> Any:  # noqa: ANN401  JSON values
         """Return a value without what is random in every run, and without times."""
@@ -143,7 +147,7 @@ def edges() -> Iterator[None]:
             (Transport, "send", _sending(Transport.send)),
             (threading.Thread, "start", _starting(threading.Thread.start)),
             (subprocess.Popen, "wait", _waiting(subprocess.Popen.wait)),
-            (threading, "excepthook", role._log_kind_only),
+            (threading, "excepthook", launched._log_kind_only),
             (sys, "stdout", _Output(sys.stdout, "standard output")),
             (sys, "stderr", _Output(sys.stderr, "standard error")),
         ):
@@ -170,9 +174,11 @@ def _sending(send: Callable[..., None]) -> Callable[..., None]:
 def _starting(start: Callable[..., None]) -> Callable[..., None]:
     def inheriting(thread: threading.Thread) -> None:
         recorder, run = current(), thread.run
+        named = thread.name.removeprefix(ROLE) if thread.name.startswith(ROLE) else ""
+        role = named or getattr(_local, "role", "")
 
         def recorded() -> None:
-            _local.recorder = recorder
+            _local.recorder, _local.role = recorder, role
             run()
 
         thread.run = recorded  # type: ignore[method-assign]

@@ -89,10 +89,16 @@ class Running:
 
 @contextmanager
 def platform(
-    home: Path, *, tree: Path = CHECKOUT, workers: int = 2, measured: bool = False
+    home: Path,
+    *,
+    tree: Path = CHECKOUT,
+    workers: int = 2,
+    measured: bool = False,
+    policy: Path | None = None,
 ) -> Iterator[Running]:
     """Run `chiron up` and end it, by its id."""
     arguments = ["up", "--home", str(home), "--port", "0", "--workers", str(workers), "--json"]
+    arguments += named(policy)
     process = subprocess.Popen(
         [sys.executable, "-m", "chiron", *arguments],
         stdout=subprocess.PIPE,
@@ -115,6 +121,11 @@ def platform(
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def named(policy: Path | None) -> list[str]:
+    """Return the option that names a policy, or nothing."""
+    return [] if policy is None else ["--policy", str(policy)]
 
 
 def _read(running: Running) -> None:
@@ -158,15 +169,21 @@ def expect_done(done: Done) -> Done:
 
 
 def make_parties(
-    folder: Path, home: Path, url: str, *, tree: Path = CHECKOUT, measured: bool = False
+    folder: Path,
+    home: Path,
+    url: str,
+    *,
+    tree: Path = CHECKOUT,
+    measured: bool = False,
+    policy: Path | None = None,
 ) -> Parties:
     """Write reference values for this tree's code and make both key directories."""
     reference = folder / "reference.json"
     root = home / "simulated-cpu" / "root.pub"
     arguments = ("--insecure-simulated-root", str(root), "--output", str(reference))
-    expect_done(chiron("reference", *arguments, tree=tree, measured=measured))
+    expect_done(chiron("reference", *arguments, *named(policy), tree=tree, measured=measured))
     for who in ("operator", "user"):
-        init = (who, "init", "--home", str(folder / who), "--reference", str(reference))
+        init = (who, "init", "--home", str(folder / who), "--reference", str(reference), *named(policy))
         expect_done(chiron(*init, tree=tree, measured=measured))
     return Parties(folder, url, tree, measured)
 

@@ -19,6 +19,7 @@ from deployments import (
     POLICY,
     VALUES,
     Events,
+    compiled,
     listening,
     make_attester,
     new_node,
@@ -352,7 +353,7 @@ def test_a_missing_plan_or_a_graph_over_its_room_is_refused(sinks: dict[str, byt
 def test_create_without_a_header_is_an_error(folder: Path) -> None:
     monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=1, spent={}))
     with pytest.raises(GuestApiError, match="after a header"):
-        create(node_of(Role.LEAD, folder), None, monitor)  # type: ignore[arg-type]
+        create(node_of(Role.LEAD, folder), None, monitor, guest=None)  # type: ignore[arg-type]
 
 
 # Who may talk to whom
@@ -413,11 +414,23 @@ def test_a_lead_learns_that_the_exchange_was_lost() -> None:
         )
 
 
+def test_training_does_not_start_before_every_worker_listens() -> None:
+    helpers = [ScriptedChannel(Role.WORKER, {"listening": True}), ScriptedChannel(Role.WORKER, {"else": 1})]
+    server = ScriptedChannel(Role.SERVER)
+    team = Team(server.as_channel, tuple(helper.as_channel for helper in helpers))
+    with pytest.raises(TrainingError, match="could not prepare"):
+        train(team, offer(), None, transforms=None, transforms_bytes=ROOM, state=STATE)
+    assert server.sent == []
+
+
 def test_the_messages_that_start_training_have_one_size_with_and_without_a_network() -> None:
     sizes = []
     transforms = Transforms(bytes(500), b"notes", ("augment",))
     for net, carried in ((network(), None), (network(), transforms), (None, None), (None, transforms)):
-        helper, lost = ScriptedChannel(Role.WORKER), ScriptedChannel(Role.SERVER, {"lost": ""})
+        helper, lost = (
+            ScriptedChannel(Role.WORKER, {"listening": True}),
+            ScriptedChannel(Role.SERVER, {"lost": ""}),
+        )
         with pytest.raises(TrainingError):
             train(
                 Team(lost.as_channel, (helper.as_channel,)),
@@ -586,7 +599,7 @@ def inputs_of(binary: bytes) -> Inputs:
 
 def test_a_guest_that_the_sandbox_refuses_declares_no_header_and_its_operator_reads_why(folder: Path) -> None:
     monitor = Monitor(POLICY, kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={}))
-    log = configure(node_of(Role.LEAD, folder), inputs_of(b"MZ"), monitor)
+    log, _ = configure(node_of(Role.LEAD, folder), inputs_of(b"MZ"), monitor)
     assert log.startswith("refused: ")
     assert monitor.header is None
     assert monitor.state.phase == "Ended"
@@ -595,7 +608,8 @@ def test_a_guest_that_the_sandbox_refuses_declares_no_header_and_its_operator_re
 @pytest.mark.parametrize("graph", [linear(VALUES, CLASSES), b"no graph", b""])
 def test_creating_takes_the_whole_slot_whatever_comes_of_it(folder: Path, graph: bytes) -> None:
     monitor, began = creating(), time.monotonic()
-    network, _ = create(node_of(Role.LEAD, folder), inputs_of(guest(graph=graph)), monitor)
+    binary = guest(graph=graph)
+    network, _ = create(node_of(Role.LEAD, folder), inputs_of(binary), monitor, guest=compiled(binary))
     assert time.monotonic() - began >= HEADER.create_ms / 1000
     assert (network is not None) == (len(graph) > 100)
 

@@ -1,8 +1,9 @@
 # ruff: noqa: INP001 - copied into a guest, which is no package
 """Chiron guest interface, version 1, for Python: see spec/guest.wit for what every call does.
 
-A guest is a module with a class `Model` that has the methods `configure` and `create`, each returning 0. It
-runs from a snapshot that `chiron build` takes after its imports: import at the top, there are no files later.
+A guest is a module with a class `Model` that has the methods `configure` and `create`, each returning 0; if
+it transforms, its class `WitWorld` has any of `transform_input`, `augment` and `transform_output`. It runs
+from a snapshot that `chiron build` takes after its imports: import at the top, there are no files later.
 Python computes in float64; where a guest in C would compute in float32, round every step with `f32`.
 """
 
@@ -116,6 +117,29 @@ def graph(model: bytes) -> None:
     """Emit the ONNX model."""
     for first in range(0, len(model), MESSAGE_BYTES):
         calls.graph(model[first : first + MESSAGE_BYTES])
+
+
+def keep(notes: bytes) -> None:
+    """Append to what the transforms can read, at most 64 KiB in all; only in create."""
+    calls.keep(notes)
+
+
+def kept() -> bytes:
+    """Return what create kept; only in a transform."""
+    notes: bytes = calls.kept()
+    return notes
+
+
+def take() -> Iterator[list[float]]:
+    """Yield the rows to transform, some whole ones at a time, flat; only in a transform."""
+    while values := calls.take():
+        yield values
+
+
+def give(values: list[float]) -> None:
+    """Append transformed rows; only in a transform."""
+    for first in range(0, len(values), MESSAGE_BYTES // 4):
+        calls.give(values[first : first + MESSAGE_BYTES // 4])
 
 
 def plan(
