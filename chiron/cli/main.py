@@ -22,7 +22,19 @@ from wasm_sandbox import SandboxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "up", "operator", "user", "jobs", "new", "build", "dry-run", "explain", "reference")
+COMMANDS = (
+    "demo",
+    "up",
+    "operator",
+    "user",
+    "jobs",
+    "new",
+    "build",
+    "dry-run",
+    "leaktest",
+    "explain",
+    "reference",
+)
 EXPECTED = (
     PartyError,
     LaunchError,
@@ -53,17 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given)
     output = Output(as_json=chosen.json)
     try:
-        chosen.run(chosen, output)
+        code: int | None = chosen.run(chosen, output)
     except EXPECTED as error:
-        return _failed(str(error), as_json=chosen.json)
+        text = str(error)
     except OSError as error:
-        return _failed(f"{error.filename or 'the system'}: {error.strerror}", as_json=chosen.json)
+        text = f"{error.filename or 'the system'}: {error.strerror}"
     except KeyboardInterrupt:
-        return _failed("interrupted; nothing is half-written", as_json=chosen.json)
-    return DONE
-
-
-def _failed(text: str, *, as_json: bool) -> int:
-    line = json.dumps({"error": text}) if as_json else f"chiron: {text}"
-    print(line, file=sys.stderr)
-    return FAILED
+        text = "interrupted; nothing is half-written"
+    else:
+        return code or DONE
+    print(json.dumps({"error": text}) if chosen.json else f"chiron: {text}", file=sys.stderr)
+    return int(getattr(chosen, "failed", FAILED))

@@ -1,0 +1,74 @@
+"""`chiron leaktest`: two runs with other secrets; can an observer tell them apart?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from chiron.cli.output import add_command, add_policy
+from chiron.guest_api.limits import compile_guest, load_guest
+from chiron.leaktest.report import describe, junit
+from chiron.leaktest.search import EXAMPLES, as_dict, search
+from chiron.leaktest.secrets import SCHEMAS
+from chiron.leaktest.two_runs import Subject, declares
+from chiron.parties.data import load_dataset
+from chiron.policy.loader import load_policy
+from enclave import write_atomically
+
+if TYPE_CHECKING:
+    import argparse
+
+    from chiron.cli.output import Commands, Output
+    from chiron.leaktest.search import Report
+
+FOUND, INCONCLUSIVE = 1, 2
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "leaktest",
+        help_text="run a guest twice with other secrets and look for a difference",
+        example="chiron leaktest examples/mlp-c/build/guest.wasm --data examples/data/digits.npz",
+    )
+    parser.add_argument("guest", type=Path, metavar="GUEST", help="WebAssembly from `chiron build`")
+    parser.add_argument(
+        "--examples", type=int, default=EXAMPLES, metavar="N", help="pairs of runs (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of pairs (default: %(default)s)")
+    parser.add_argument(
+        "--observer", choices=("operator", "user", "platform"), default="operator",
+        help="who looks; the secrets are those of the others (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, metavar="FILE", help="take the schema of this data set")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the result for a CI system")
+    add_policy(parser)
+    parser.set_defaults(run=run, failed=INCONCLUSIVE)
+
+
+def run(chosen: argparse.Namespace, output: Output) -> int:
+    """Compare pairs of runs; 0: no difference found, 1: a leak, 2: inconclusive."""
+    policy = load_policy(chosen.policy)
+    binary = chosen.guest.read_bytes()
+    with output.progress() as progress, load_guest(policy, compile_guest(policy, binary)) as guest:
+        task = progress.add_task("comparing two runs", total=chosen.examples)
+        schemas = SCHEMAS if chosen.data is None else (load_dataset(chosen.data).schema,)
+        subjects = [Subject(guest, binary, policy, schema, chosen.observer) for schema in schemas]
+        subject = next((each for each in subjects if declares(each)), subjects[0])
+        report = search(
+            subject, examples=chosen.examples, seed_=chosen.seed, progress=lambda: progress.advance(task)
+        )
+    if chosen.junit is not None:
+        write_atomically(chosen.junit, junit(report, chosen.guest.name))
+    output.result(as_dict(report), escape(describe(report)))
+    return exit_code(report)
+
+
+def exit_code(report: Report) -> int:
+    """Return what a CI system goes by."""
+    if report.leak is not None:
+        return FOUND
+    return INCONCLUSIVE if report.inconclusive else 0
