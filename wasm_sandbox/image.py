@@ -31,9 +31,7 @@ from wasm_sandbox.types import Limits
 MAC_BYTES: Final = 32
 KEY_BYTES: Final = 32
 ENVIRONMENT: Final = ("PATH", "PYTHONPATH")  # all that the compiler is told of this process's environment
-LINES: Final = {
-    "WASMTIME_BACKTRACE_DETAILS": "1"
-}  # for wasmtime, where it compiles and runs
+LINES: Final = {"WASMTIME_BACKTRACE_DETAILS": "1"}  # for wasmtime, where it compiles and runs
 _DOMAIN: Final = b"chiron wasm_sandbox image 1"
 
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from chiron.cli.output import add_command, add_policy
-from chiron.guest_api.limits import compile_guest, load_guest
+from chiron.leaktest.check import subject_of
+from chiron.leaktest.deployment import REPEATS, compare_deployment
 from chiron.leaktest.report import describe, junit
 from chiron.leaktest.search import EXAMPLES, as_dict, search
-from chiron.leaktest.secrets import SCHEMAS
-from chiron.leaktest.two_runs import Subject, declares
+from chiron.leaktest.secrets import SMALL
 from chiron.parties.data import load_dataset
+from chiron.parties.errors import PartyError
+from chiron.parties.home import open_reference
 from chiron.policy.loader import load_policy
-from enclave import write_atomically
+from enclave import EvidenceFormat, write_atomically
 
 if TYPE_CHECKING:
     import argparse
@@ -44,6 +46,13 @@ def register(commands: Commands) -> None:
         help="who looks; the secrets are those of the others (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FILE", help="take the schema of this data set")
+    parser.add_argument(
+        "--deployment", metavar="URL",
+        help="run jobs on this platform, which is yours, and compare what crosses the network",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reference", type=Path, metavar="FILE", help="from `chiron reference`: what the platform must show"
+    )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the result for a CI system")
     add_policy(parser)
     parser.set_defaults(run=run, failed=INCONCLUSIVE)
@@ -51,20 +60,40 @@ def register(commands: Commands) -> None:
 
 def run(chosen: argparse.Namespace, output: Output) -> int:
     """Compare pairs of runs; 0: no difference found, 1: a leak, 2: inconclusive."""
-    policy = load_policy(chosen.policy)
-    binary = chosen.guest.read_bytes()
-    with output.progress() as progress, load_guest(policy, compile_guest(policy, binary)) as guest:
+    if chosen.deployment is not None:
+        return run_deployment(chosen, output)
+    where = {"observer": chosen.observer, "data": chosen.data, "policy": chosen.policy}
+    with output.progress() as progress:
         task = progress.add_task("comparing two runs", total=chosen.examples)
-        schemas = SCHEMAS if chosen.data is None else (load_dataset(chosen.data).schema,)
-        subjects = [Subject(guest, binary, policy, schema, chosen.observer) for schema in schemas]
-        subject = next((each for each in subjects if declares(each)), subjects[0])
-        report = search(
-            subject, examples=chosen.examples, seed_=chosen.seed, progress=lambda: progress.advance(task)
-        )
+        with subject_of(chosen.guest, **where) as subject:
+            report = search(
+                subject, examples=chosen.examples, seed_=chosen.seed, progress=lambda: progress.advance(task)
+            )
     if chosen.junit is not None:
         write_atomically(chosen.junit, junit(report, chosen.guest.name))
     output.result(as_dict(report), escape(describe(report)))
     return exit_code(report)
+
+
+def run_deployment(chosen: argparse.Namespace, output: Output) -> int:
+    """Compare jobs on a running platform; 0: no difference found, 1: a leak."""
+    if chosen.reference is None:
+        raise PartyError("--deployment needs --reference FILE: write it with `chiron reference`")
+    reference = open_reference(chosen.reference)
+    output.simulated = reference.format is EvidenceFormat.SIMULATED
+    schema = SMALL if chosen.data is None else load_dataset(chosen.data).schema
+    with output.progress() as progress:
+        task = progress.add_task("running jobs", total=2 * REPEATS)
+        found = compare_deployment(
+            chosen.deployment,
+            guest=chosen.guest.read_bytes(),
+            schema=schema,
+            reference=reference,
+            policy=load_policy(chosen.policy),
+            progress=lambda: progress.advance(task),
+        )
+    output.result(found.as_dict(), escape(found.describe()))
+    return FOUND if found.differences else 0
 
 
 def exit_code(report: Report) -> int:

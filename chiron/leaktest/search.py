@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from chiron.leaktest.strategies import constants, pairs
+from chiron.leaktest.strategies import constants, runs
 from chiron.leaktest.two_runs import Run, Secrets, Subject, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXAMPLES = 500
+OTHERS = 2  # runs that one run is compared with
 FLOOR = 10  # one run in so many must have been granted a secret, or nothing was tested
 
 
@@ -32,8 +33,8 @@ class Leak:
     def at(self) -> int:
         """Return the number of the first line that differs."""
         left, right = (trace.lines for trace in self.traces)
-        pairs_ = enumerate(zip(left, right, strict=False))
-        return next((i for i, (one, other) in pairs_ if one != other), min(len(left), len(right)))
+        pairs = enumerate(zip(left, right, strict=False))
+        return next((i for i, (one, other) in pairs if one != other), min(len(left), len(right)))
 
     @property
     def rule(self) -> str:
@@ -52,7 +53,7 @@ class Report:
     seed: int
     runs: int = 0
     reads: int = 0
-    undeclared: int = 0
+    ended_early: int = 0
     seconds: float = 0.0
     leak: Leak | None = None
     carried: dict[str, Counter[int]] = field(default_factory=dict)
@@ -62,8 +63,11 @@ class Report:
         """Return why nothing can be said, or nothing."""
         if self.leak is not None:
             return ""
-        if self.undeclared == self.runs:
-            return "configure() declared no header: test it with data that it is written for, with --data"
+        if self.ended_early == self.runs:
+            return (
+                "no job came to create(): configure() declared no header for such data (give a data set that "
+                "the guest is written for, with --data), or the policy's ledger refuses the job"
+            )
         if self.reads * FLOOR < self.runs:
             return (
                 f"only {self.reads} of {self.runs} runs read secrets, fewer than one in {FLOOR}: test with "
@@ -86,6 +90,8 @@ def search(
 ) -> Report:
     """Compare the two runs of each of `examples` pairs; stop at the first difference and make it small.
 
+    Pairs come two at once: a run is compared with two others, which costs three runs and not four.
+
     Args:
         subject: guest, policy, schema and observer.
         examples: pairs of secrets to try.
@@ -98,24 +104,31 @@ def search(
 
     @seed(seed_)
     @settings(
-        max_examples=examples,
+        max_examples=-(-examples // OTHERS),
         deadline=None,
         database=None,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )
-    @given(pairs(subject.schema, subject.observer, constants(subject.binary)))
-    def compare(chosen: tuple[Secrets, Secrets]) -> None:
-        traces = run(subject, chosen[0]), run(subject, chosen[1])
-        _count(report, traces)
-        progress()
-        if traces[0].lines != traces[1].lines:
-            report.leak = Leak(chosen, traces)  # the last one that fails is the smallest
-            raise _FoundError
+    @given(runs(subject.schema, subject.observer, constants(subject.binary), count=1 + OTHERS))
+    def compare(chosen: tuple[Secrets, ...]) -> None:
+        one = run(subject, chosen[0])
+        for secrets in chosen[1:]:
+            other = run(subject, secrets)
+            _count(report, (one, other))
+            progress()
+            if one.lines != other.lines:
+                report.leak = Leak((chosen[0], secrets), (one, other))  # the last that fails is the smallest
+                raise _FoundError
 
-    with suppress(_FoundError):
+    gc.freeze()  # what is loaded by now stays: collections need not look at it again and again
+    try:
         compare()
+    except _FoundError:
+        pass
+    finally:
+        gc.unfreeze()
     report.seconds = time.monotonic() - began
     return report
 
@@ -124,7 +137,7 @@ def _count(report: Report, traces: tuple[Trace, Trace]) -> None:
     if report.leak is None:
         report.runs += 1
         report.reads += all(trace.reads for trace in traces)
-        report.undeclared += not any(trace.declared for trace in traces)
+        report.ended_early += not any(trace.reached_create for trace in traces)
     for trace in traces:
         for name, value in trace.carried.items():
             report.carried.setdefault(name.split()[0], Counter())[value] += 1

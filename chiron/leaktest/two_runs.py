@@ -7,7 +7,7 @@ what a release would have carried is noted beside the trace.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,10 +20,9 @@ from chiron.guest_api.transforms import AUGMENT, EXPORTS, INPUT, OUTPUT, Transfo
 from chiron.leaktest.secrets import DataSecret, GuestSecret
 from chiron.leaktest.watch import watched
 from chiron.policy import kernel
-from chiron.serving.protocol import inference_body, pack_answer, padded, unpack_answer
+from chiron.serving import protocol
+from chiron.training import sealed, wire
 from chiron.training.lead import REPLY_BYTES
-from chiron.training.sealed import graph_message_bytes, pack_transforms
-from chiron.training.wire import filled, pad
 from wasm_sandbox import StopGuest
 
 if TYPE_CHECKING:
@@ -33,8 +32,9 @@ if TYPE_CHECKING:
 
 SEED: Final = bytes(8)
 PINNED: Final = {"outcome": 1, "accuracy": 900, "loss": 32, "answer": 0x01FF}
-TICKS: Final = 3  # of a long phase's ticks, those in which a guest runs
+TICKS: Final = 3  # that a phase has at most
 SERVED: Final = 2  # answers that are asked for
+PUBLIC: Final = ("schema", "seed")  # sources; said here, as a weak policy may call secrets public
 _JOB: Final = "0" * 32
 
 
@@ -59,11 +59,14 @@ class Line:
 
 @dataclass(slots=True)
 class Trace:
-    """One run. `reads`: the guest was granted a secret; `carried`: what releases would have told, by name."""
+    """One run. `reads`: the guest was granted a secret; `carried`: what releases would have told, by name.
+
+    The secret that a user is not to see is the guest itself: it is `read` where the guest writes something.
+    """
 
     lines: list[Line] = field(default_factory=list)
     reads: bool = False
-    declared: bool = False
+    reached_create: bool = False
     carried: dict[str, int] = field(default_factory=dict)
 
 
@@ -83,6 +86,7 @@ class _Altered(HostCalls):
 
     secret = GuestSecret()
     calls_left = 0
+    touched_data = touched_code = False
 
     def _granted(self, name: str, payload: bytes = b"") -> None:
         self.calls_left -= 1
@@ -91,6 +95,9 @@ class _Altered(HostCalls):
             raise StopGuest("another guest ends here")
         kept = name == "header" or not payload  # the header is declared, and so the same
         super()._granted(name, payload if kept else self.secret.altered(payload))
+        source = self._monitor.policy.calls[name].read
+        self.touched_data |= source is not None and source not in PUBLIC
+        self.touched_code |= not kept
 
 
 class Run:
@@ -115,19 +122,15 @@ class Run:
         return self.trace
 
     def _configure(self) -> bool:
-        before = self.monitor.state
         ok = self._export("configure", self.monitor)
         self._line("reply", f"log, {self._reply_bytes()} bytes", "NI-4: replies have one size")
         self._phase()
-        self.trace.declared = self.monitor.header is not None
         self._phase()  # Approve
-        return ok and before.phase != self.monitor.state.phase and self.trace.declared
+        self.trace.reached_create = ok and self.monitor.state.phase == "Create"
+        return self.trace.reached_create
 
     def _create(self, data: Dataset) -> None:
         ok = self._export("create", self.monitor, data=data)
-        policy = self.subject.policy
-        secret = {owner for source in policy.sources.values() for owner in source.owners}
-        self.trace.reads = bool(self.monitor.state.label.owners & (secret - self._clearance.owners))
         self.trace.carried["outcome"] = int(ok)
         self._messages()
         self._notes = self.monitor.written("notes")
@@ -138,23 +141,24 @@ class Run:
         header = self.monitor.header
         if header is None:
             return
-        size = graph_message_bytes(header)
+        size = sealed.graph_message_bytes(header)
         graph = self.monitor.written("graph")
         fits = graph if len(graph) <= size - 8 else b""
         named = tuple(name for name in EXPORTS if name in self.subject.guest.info.exports)
         transforms = Transforms(self.subject.binary, self.monitor.written("notes"), named) if named else None
         room = carried_bytes(len(self.subject.binary))
-        sizes = len(pad(fits, size)), len(pack_transforms(transforms, room, state=self.monitor.state))
+        sizes = (
+            len(wire.pad(fits, size)),
+            len(sealed.pack_transforms(transforms, room, state=self.monitor.state)),
+        )
         self._line("message", f"to the workers, {sizes[0]} + {sizes[1]} bytes", "CONF-4: one size a header")
 
     def _train(self, data: Dataset) -> None:
-        rows = as_float(data.rows[:4])
-        for phase in ("Train", "Seal"):
-            for tick in range(self.monitor.state.ticks_left):
-                if tick < TICKS and phase == "Train":
-                    rows = self._transform(INPUT, rows) if tick == 0 else rows
-                    self._transform(AUGMENT, rows)
-                self._step()
+        rows = self._transform(INPUT, as_float(data.rows[:4]))
+        for _ in self._ticks():
+            self._transform(AUGMENT, rows)
+            self._step()
+        self._phase()  # Seal
 
     def _serve(self, data: Dataset) -> None:
         for place in range(SERVED):
@@ -162,9 +166,11 @@ class Run:
             self._transform(INPUT, rows)
             even = np.full((1, self.subject.schema.classes), 1 / self.subject.schema.classes, np.float32)
             scores = self._transform(OUTPUT, even)
-            self.trace.carried[f"answer {place}"] = pack_answer(scores[0])
-            answer = unpack_answer(PINNED["answer"])
-            body = padded(inference_body(_JOB, [answer]), self.subject.policy.serving.answer_bytes)
+            self.trace.carried[f"answer {place}"] = protocol.pack_answer(scores[0])
+            answer = protocol.unpack_answer(PINNED["answer"])
+            body = protocol.padded(
+                protocol.inference_body(_JOB, [answer]), self.subject.policy.serving.answer_bytes
+            )
             self._line("answer", f"{len(body)} bytes", "SERVE-1: answers have one size")
             self._step()
 
@@ -188,15 +194,25 @@ class Run:
         calls.secret = self.secrets.guest
         calls.calls_left = self.secrets.guest.ends_at if export != "configure" else 0
         answer = run_export(self.subject.guest, monitor, calls, export=export)
+        self.trace.reads |= calls.touched_code if self.subject.observer == "user" else calls.touched_data
         return bool(answer["ending"] == "returned" and answer["value"] == 0)
 
     def _reply_bytes(self) -> int:
         text = self.monitor.written("operator_log").decode(errors="replace")
-        return len(filled({"ok": text}, REPLY_BYTES["log"]))
+        return len(wire.filled({"ok": text}, REPLY_BYTES["log"]))
 
     def _phase(self) -> None:
-        for _ in range(self.monitor.state.ticks_left):
+        for _ in self._ticks():
             self._step()
+
+    def _ticks(self) -> range:
+        """Shorten a long phase, whose ticks are alike, and count its ticks.
+
+        What leaves at a tick is the phase's; all ticks are gone through by the proof (`make prove`).
+        """
+        count = min(self.monitor.state.ticks_left, TICKS)
+        self.monitor.state = replace(self.monitor.state, ticks_left=count)
+        return range(count)
 
     def _step(self) -> None:
         """End a slot: note its tick, and what leaves then."""
@@ -229,9 +245,9 @@ class Run:
         self._line(way, what[:200], "NI-4: nothing leaves beside frames and releases")
 
 
-def declares(subject: Subject) -> bool:
-    """Tell whether the guest declares a header for data of this schema."""
-    return Run(subject, Secrets(DataSecret(1, 1))).go().declared
+def is_created(subject: Subject) -> bool:
+    """Tell whether a job of the guest on data of this schema comes to `create`."""
+    return Run(subject, Secrets(DataSecret(1, 1))).go().reached_create
 
 
 def _shown(data: bytes) -> str:

@@ -40,7 +40,7 @@ def create_home(folder: Path, reference: Path, *, policy: Path | None = None) ->
     """
     if (folder / KEY_FILE).exists():
         raise PartyError(f"{folder} already holds a key: use it, or choose another --home")
-    values, raw = _reference(reference), policy_bytes(policy)
+    values, raw = open_reference(reference), policy_bytes(policy)
     trusted = parse_policy(raw)
     if values.require.get(POLICY, b"").hex() != trusted.digest:
         raise PartyError("the reference values are of another policy: name theirs with --policy FILE")
@@ -70,10 +70,15 @@ def open_home(folder: Path) -> Home:
         signer = Ed25519PrivateKey.from_private_bytes((folder / KEY_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise PartyError(f"{folder} holds no usable key: make one with `init --reference FILE`") from error
-    return Home(signer, _reference(folder / REFERENCE_FILE), load_policy(folder / POLICY_FILE))
+    return Home(signer, open_reference(folder / REFERENCE_FILE), load_policy(folder / POLICY_FILE))
 
 
-def _reference(path: Path) -> ReferenceValues:
+def open_reference(path: Path) -> ReferenceValues:
+    """Read reference values.
+
+    Raises:
+        PartyError: they cannot be read, or do not parse.
+    """
     try:
         return ReferenceValues.from_json(path.read_bytes())
     except OSError as error:

@@ -37,6 +37,10 @@ class Platform:
         self.url = url.rstrip("/")
         self._client = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, trust_env=False)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def describe(self) -> dict[str, Any]:
         """Return the platform's description: version, addresses, whether it is simulated."""
         return self._get("/v1/platform")

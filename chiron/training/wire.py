@@ -84,7 +84,7 @@ def pad(content: bytes, size: int) -> bytes:
         raise TrainingError(
             f"{len(content)} bytes do not fit a message of {room}: declare a larger size class"
         )
-    return _LENGTH.pack(len(content)) + content + bytes(room - len(content))
+    return (_LENGTH.pack(len(content)) + content).ljust(size, b"\0")
 
 
 def unpad(message: bytes) -> bytes:
