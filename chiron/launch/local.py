@@ -37,7 +37,8 @@ ENDINGS = {
     "failed": (states.FAILED, NOT_FINISHED),
     "no-header": (states.REFUSED, NO_HEADER),
 }
-Events = queue.SimpleQueue[tuple[str, dict[str, Any] | None]]
+# Not a SimpleQueue: in CPython 3.11 its `get(timeout)` waits for ever when a signal comes in the last moment.
+Events = queue.Queue[tuple[str, dict[str, Any] | None]]
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Deployment:
     wrap: Callable[[str, str], str] = lambda _, address: address
     processes: dict[str, EnclaveProcess] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
-    _events: Events = field(default_factory=queue.SimpleQueue)
+    _events: Events = field(default_factory=queue.Queue)
     _store: JobStore | None = None
     _server: uvicorn.Server | None = None
     _lock: IO[bytes] | None = None

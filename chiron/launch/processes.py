@@ -15,7 +15,7 @@ from chiron.launch.runtime import code_root
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from queue import SimpleQueue
+    from queue import Queue
 
     from chiron.training.node import Role
 
@@ -33,7 +33,7 @@ class EnclaveProcess:
         *,
         configuration: dict[str, Any],
         log: Path,
-        events: SimpleQueue[tuple[str, dict[str, Any] | None]],
+        events: Queue[tuple[str, dict[str, Any] | None]],
     ) -> None:
         self.name, self.role = name, role
         environment = {
