@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules slot-timing leak-timing data lock clean
+.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -66,6 +66,9 @@ bench-component: $(STAMP) ## time a Python guest: build, compile, fresh instance
 
 random-modules: $(STAMP) ## 100,000 random modules, two secrets each (hours)
 	$(BIN)/python -m benchmarks.random_modules --count 100000
+
+leak-selfcheck: $(STAMP) ## inject each known bug into a copy of the sources; a test must fail that names it
+	$(BIN)/python tests/leakage/selfcheck.py
 
 slot-timing: $(STAMP) ## what of a guest shows in the times of its slot (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m benchmarks.slot_timing --runs 1000

@@ -162,6 +162,15 @@ def test_a_loss_is_released_each_epoch_and_the_outcome_once() -> None:
     assert released == [("outcome", 1), ("accuracy", 975), ("loss", 300 % 256), ("loss", 300 % 256)]
 
 
+@pytest.mark.parametrize("name", ["outcome", "accuracy", "loss"])
+def test_a_release_is_cut_to_its_declared_bits(name: str) -> None:
+    bits = POLICY.declassifiers[name].bits
+    for value in (0, 2**bits - 1, 2**bits, 2**bits + 1, 2**64):
+        _, events = run(in_phase("Seal"), Tick({name: value}))
+        (released,) = (e.value for e in events if isinstance(e, Release) and e.name == name)
+        assert released == value % 2**bits
+
+
 def test_a_trusted_release_without_a_value_releases_zero_so_that_its_lack_says_nothing() -> None:
     _, events = run(in_phase("Seal"), Tick())
     assert [(e.name, e.value) for e in events if isinstance(e, Release)] == [

@@ -139,6 +139,12 @@ def test_every_outcome_has_one_size_and_the_same_head_but_for_the_status(service
     assert tuple(reply.status for reply in replies.values()) == expected
 
 
+def test_an_error_is_a_constant_text_of_the_closed_list(service: Service) -> None:
+    told = {reply.value["error"] for reply in outcomes(service).values() if "error" in reply.value}
+    assert len(told) > 2
+    assert told <= {fault.text for fault in Fault}
+
+
 def test_no_outcome_comes_before_the_grids_first_point(service: Service) -> None:
     for name, reply in outcomes(service).items():
         assert reply.after_s >= GRID_S, name

@@ -95,9 +95,10 @@ def find(canaries: Iterable[Canary], places: dict[str, bytes]) -> list[str]:
 
 def _with_inflated(place: str, content: bytes) -> Iterator[tuple[str, bytes]]:
     yield place, content
+    view = memoryview(content)
     for start in _COMPRESSED.finditer(content):
         try:
-            inflated = zlib.decompressobj(_GZIP_OR_ZLIB).decompress(content[start.start() :], MOST_INFLATED)
+            inflated = zlib.decompressobj(_GZIP_OR_ZLIB).decompress(view[start.start() :], MOST_INFLATED)
         except zlib.error:
             continue  # two or three bytes that only look like a beginning
         if inflated:

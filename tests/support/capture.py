@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -72,12 +73,10 @@ def loopback_capture() -> Iterator[Capture]:
 
 
 def _record(sniffer: socket.socket, capture: Capture, stop: threading.Event) -> None:
-    while True:
+    while not stop.is_set() or select.select([sniffer], [], [], 0)[0]:  # others' packets may never end
         try:
             packet, address = sniffer.recvfrom(1 << 17)
         except TimeoutError:
-            if stop.is_set():
-                return
             continue
         if address[2] == OUTGOING:
             capture.add(packet)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import cbor2
 import pytest
@@ -164,6 +165,16 @@ def test_a_child_that_is_gone_before_the_run_counts_as_fault() -> None:
         report = started.run("configure", monitor, seed=SEED, deadline_ms=30_000)
     assert report.ending == OUT_OF_TIME
     assert not monitor.state.alive
+
+
+def test_the_child_is_told_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIRON_SECRET", "of the lead")
+    with process(guest()) as started:
+        names = {
+            entry.split(b"=")[0]
+            for entry in Path(f"/proc/{started.pid}/environ").read_bytes().split(b"\0")[:-1]
+        }
+    assert names <= {b"PATH", b"PYTHONPATH"}
 
 
 def test_leaving_the_block_ends_the_child() -> None:

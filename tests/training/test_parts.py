@@ -35,6 +35,7 @@ from chiron.guest_api.dataset import as_float, encode_dataset, make_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.plan import OPTIMISERS, PLAN, SCHEDULES, Plan, parse_plan
+from chiron.guest_api.process import GuestProcess
 from chiron.guest_api.transforms import Transforms
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
@@ -465,6 +466,16 @@ def signed(body: object, *, exporter: bytes = b"e" * 32) -> dict[str, object]:
     return {"party": PARTY, "body": body, "signature": sign_request(SIGNER, exporter, canonical(body))}
 
 
+def test_a_party_is_answered_what_is_its_own_and_no_more(lead: Lead) -> None:
+    other = PartyKey(bytes(32))
+    for question in ("log", "metrics"):
+        lead.jobs[JOB].parties = (PARTY, other)
+        assert asked(lead, signed({"ask": question, "job": JOB}))[0].get("error") != Code.BAD_REQUEST.value
+        lead.jobs[JOB].parties = (other, PARTY)
+        (answer,) = asked(lead, signed({"ask": question, "job": JOB}))
+        assert answer["error"] == Code.BAD_REQUEST.value
+
+
 def test_a_request_signed_for_another_connection_is_refused(lead: Lead) -> None:
     body = {"ask": "offer", "job": JOB}
     assert asked(lead, signed(body, exporter=b"f" * 32)) == [{"error": Code.NOT_A_PARTY.value}]
@@ -603,6 +614,22 @@ def test_a_guest_that_the_sandbox_refuses_declares_no_header_and_its_operator_re
     assert log.startswith("refused: ")
     assert monitor.header is None
     assert monitor.state.phase == "Ended"
+
+
+def test_the_guests_process_ends_at_half_slot_also_where_the_guest_is_done_before(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    ended: list[float] = []
+    close = GuestProcess.close
+
+    def noted(process: GuestProcess) -> None:
+        close(process)
+        ended.append(time.monotonic())
+
+    monkeypatch.setattr(GuestProcess, "close", noted)
+    binary, began = guest(), time.monotonic()
+    create(node_of(Role.LEAD, folder), inputs_of(binary), creating(), guest=compiled(binary))
+    assert ended[-1] - began >= HEADER.create_ms / 2000
 
 
 @pytest.mark.parametrize("graph", [linear(VALUES, CLASSES), b"no graph", b""])
