@@ -425,7 +425,7 @@ def test_a_refusal_holds_no_value_of_a_tensor() -> None:
     net = perceptron()
     secret = 7.2519375
     net.tensors[0].raw_data = np.full(30, secret, np.float32).tobytes()
-    net.tensors[1].raw_data = np.full(5, np.inf, np.float32).tobytes()
+    net.tensors[1].raw_data = np.array([secret] * 4 + [np.inf], np.float32).tobytes()
     error = refused(net)
     assert error.rule is Rule.FINITE
     assert "7.25" not in str(error)
