@@ -29,7 +29,7 @@ from enclave.identity import EVIDENCE_OID, PUBKEY_HASH, pubkey_statement
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.attestation.conftest import World
+    from world import World
 
 TIMEOUT_S = 5.0
 

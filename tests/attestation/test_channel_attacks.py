@@ -29,7 +29,7 @@ from enclave.identity import EVIDENCE_OID
 from enclave.verifier import NONCE
 
 if TYPE_CHECKING:
-    from tests.attestation.conftest import World
+    from world import World
 
 TIMEOUT_S = 5.0
 Speech = Callable[[bytes, bytes], bytes]  # the server's nonce and the exporter value to the client's Evidence

@@ -81,7 +81,7 @@ def test_every_weakening_is_found_within_the_default_budget(
 @pytest.mark.parametrize(("name", "observer"), SILENT)
 def test_nothing_is_found_without_the_weakening(name: str, observer: str, built: dict[str, Path]) -> None:
     report = check(built[name], observer=observer, examples=60)
-    assert report.reads >= report.runs / 2
+    assert report.reads >= report.runs / 4
 
 
 def test_the_report_goes_where_it_is_asked_to(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,16 +17,14 @@ from deployments import (
     deployment,
     make_attester,
     new_node,
-    small_dataset,
 )
-from graphs import linear
 from guests import TRAP, guest
+from jobs import GOOD, GRAPH, HEADER, Job, submitted
 
 from chiron.parties import approval
 from chiron.parties.errors import PartyError
 from chiron.parties.platform import ask_lead
 from chiron.parties.query import QueryClient
-from chiron.parties.submit import new_job_id, submit_dataset, submit_guest
 from chiron.policy.loader import spec_folder
 from chiron.training import closing
 from chiron.training.agreement import sign_approval, sign_receipt
@@ -35,62 +33,12 @@ from chiron.training.lead import Lead
 from chiron.training.node import POLICY as POLICY_STATEMENT
 from chiron.training.node import Role
 from chiron.training.sealed import unseal_model
-from chiron.training.submission import JobId, Kind
+from chiron.training.submission import Kind
 from enclave import EnclaveError, Evidence, appraise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from chiron.guest_api.dataset import Dataset
-    from chiron.parties.home import Home
-
-GRAPH = linear(VALUES, CLASSES)
-HEADER = (2, 16, 2, 4096, 20, 1000)  # epochs, batch, workers, parameters, slot_ms, create_ms
-GOOD = guest(graph=GRAPH, header=HEADER)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A submitted job and its parties."""
-
-    running: Deployment
-    id: JobId
-    operator: Home
-    user: Home
-    dataset: Dataset
-
-    def attach(self) -> None:
-        self.running.attach(self.id)
-
-    def approve(self) -> None:
-        self.running.events.wait_for(event="phase", job=self.id, phase="Approve")
-        for home in (self.operator, self.user):
-            offer = approval.fetch_offer(self.running.platform(), home, self.id, policy=POLICY)
-            approval.approve(self.running.platform(), home, offer)
-
-    def run(self) -> dict[str, Any]:
-        self.attach()
-        self.approve()
-        return self.running.events.wait_for_end(self.id)
-
-    def ask(self, home: Home, question: str, **more: object) -> Any:  # noqa: ANN401  a CBOR value
-        return ask_lead(self.running.platform(), home, {"ask": question, "job": self.id, **more})
-
-    def public(self) -> list[dict[str, Any]]:
-        """What the platform saw of the job, without what is the job's own (id and digests)."""
-        kept = ("event", "phase", "planned_ms", "outcome", "reason")
-        return [
-            {key: event[key] for key in kept if key in event} for _, event in self.running.events.of(self.id)
-        ]
-
-
-def submitted(running: Deployment, binary: bytes) -> Job:
-    dataset, job = small_dataset(), new_job_id()
-    operator, user = running.home(), running.home()
-    submit_guest(running.platform(), operator, policy=POLICY, guest=binary, job=job, seed=7)
-    submit_dataset(running.platform(), user, dataset=dataset, job=job)
-    return Job(running, job, operator, user, dataset)
 
 
 @pytest.fixture(scope="module")
