@@ -1,4 +1,4 @@
-"""Attack: the operator's guest hides the user's rows in all that it writes; the platform gives it what it holds.
+"""Attack: the guest hides the user's rows in all that it writes; its operator gets what the platform holds.
 
 The whole point of the three parties: the guest may write what it likes after it has seen data, and no two of
 operator and platform together can read it.

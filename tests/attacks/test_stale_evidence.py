@@ -1,4 +1,4 @@
-"""Attack: the platform keeps Evidence of an enclave that is gone, or was patched since, and shows it again."""
+"""Attack: the platform keeps Evidence of an enclave that is gone, or was patched, and shows it again."""
 
 from __future__ import annotations
 
