@@ -7,6 +7,7 @@ so that no enclave outlives the platform that started it.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -37,6 +38,7 @@ _OUTPUT = threading.Lock()
 def main() -> None:
     """Start the enclave that the first line describes, then obey commands until standard input ends."""
     sys.setswitchinterval(SWITCH_S)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # CONF-6: of this process, and of guests'
     threading.excepthook = _log_kind_only
     configuration = json.loads(sys.stdin.readline())
     role = Role(configuration["role"])
