@@ -6,7 +6,7 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck slot-timing leak-timing data lock clean
+.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -69,6 +69,13 @@ random-modules: $(STAMP) ## 100,000 random modules, two secrets each (hours)
 
 leak-selfcheck: $(STAMP) ## inject each known bug into a copy of the sources; a test must fail that names it
 	$(BIN)/python tests/leakage/selfcheck.py
+
+MINUTES ?= 60
+leak-nightly: $(STAMP) ## look for leaks with new secrets for MINUTES=60, or as long as is wanted
+	$(BIN)/python tests/leakage/nightly.py --minutes $(MINUTES)
+
+capacity: $(STAMP) ## estimate each channel's bits a job from runs (ten minutes, on a quiet machine)
+	$(BIN)/python -m benchmarks.capacity
 
 slot-timing: $(STAMP) ## what of a guest shows in the times of its slot (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m benchmarks.slot_timing --runs 1000
