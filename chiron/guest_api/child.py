@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from chiron.guest_api.calls import Flow, HostCalls
@@ -24,8 +25,12 @@ from chiron.policy.loader import parse_policy
 from wasm_sandbox import ComponentGuest, Ending
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chiron.policy.types import Policy
     from wasm_sandbox import Guest
+
+AGAIN_S = 0.02
 
 
 def main() -> None:
@@ -57,17 +62,34 @@ def _serve_transforms(
         monitor = Monitor(policy, state_from_dict(request["state"]))
         flow = Flow(memoryview(read_rows(sys.stdin.buffer)), request["row_bytes"], notes)
         calls = HostCalls(monitor, schema=schema, seed=request["seed"], flow=flow)
-        clock = threading.Timer(request["deadline_ms"] / 1000, guest.interrupt)
-        clock.start()
-        answer = run_export(guest, monitor, calls, export=request["export"])  # SERVE-7: a fresh instance
-        clock.cancel()
-        clock.join()  # an interrupt that comes late must not end the next run
+        with _interrupted_after(guest, request["deadline_ms"]):
+            answer = run_export(guest, monitor, calls, export=request["export"])  # SERVE-7: a fresh instance
         write_message(sys.stdout.buffer, answer)
         write_rows(sys.stdout.buffer, memoryview(monitor.written("transformed")))
         try:
             request = read_message(sys.stdin.buffer)
         except GuestApiError:
             return
+
+
+@contextmanager
+def _interrupted_after(guest: Guest | ComponentGuest, deadline_ms: int) -> Iterator[None]:
+    """Interrupt a run that is not over in time, until it is: one that is still being set up hears nothing."""
+    over = threading.Event()
+
+    def interrupt() -> None:
+        wait_s = deadline_ms / 1000
+        while not over.wait(wait_s):
+            guest.interrupt()
+            wait_s = AGAIN_S
+
+    clock = threading.Thread(target=interrupt)
+    clock.start()
+    try:
+        yield
+    finally:
+        over.set()
+        clock.join()  # an interrupt that comes late must not end the next run
 
 
 def _end_with_parent(inbox: BinaryIO) -> None:

@@ -13,7 +13,7 @@ from timing import THRESHOLD, compare, welch_t
 from benchmarks.answer_timing import measure
 from chiron.policy.loader import load_policy
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 ANSWERS = 150
 GRID_MS = load_policy().serving.grid_ms
 

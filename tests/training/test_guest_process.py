@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cbor2
 import pytest
@@ -175,6 +176,22 @@ def test_the_child_is_told_nothing_of_the_environment(monkeypatch: pytest.Monkey
             for entry in Path(f"/proc/{started.pid}/environ").read_bytes().split(b"\0")[:-1]
         }
     assert names <= {b"PATH", b"PYTHONPATH"}
+
+
+def test_a_guest_that_was_being_set_up_at_its_deadline_is_interrupted_again() -> None:
+    heard: list[float] = []
+    over = threading.Event()
+
+    def interrupt() -> None:
+        heard.append(time.monotonic())
+        if len(heard) == 3:
+            over.set()
+
+    with child._interrupted_after(SimpleNamespace(interrupt=interrupt), 1):  # type: ignore[arg-type]
+        assert over.wait(20), "the first interrupt came too early, and no other"
+    count = len(heard)
+    time.sleep(2 * child.AGAIN_S)
+    assert len(heard) == count, "the next run is not interrupted"
 
 
 def test_leaving_the_block_ends_the_child() -> None:
