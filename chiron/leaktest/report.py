@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from chiron.leaktest.two_runs import Line, Trace
 
 COLUMN, AROUND = 52, 4
+RUNS = ("first", "second")
 
 
 def describe(report: Report) -> str:
@@ -29,7 +30,7 @@ def describe(report: Report) -> str:
 
 def columns(leak: Leak) -> str:
     """Return secrets and traces side by side around the first difference, which is marked."""
-    lines = [_row("first run", "second run"), _row("-" * COLUMN, "-" * COLUMN)]
+    lines = [_row(*(f"{run} run" for run in RUNS)), _row("-" * COLUMN, "-" * COLUMN)]
     for part in ("data", "guest"):
         left, right = (getattr(secrets, part).shown() for secrets in leak.secrets)
         lines += [
@@ -42,7 +43,8 @@ def columns(leak: Leak) -> str:
     for number in range(first, leak.at + 2):
         left, right = (_line(trace, number) for trace in leak.traces)
         lines.append(_row(left, right, differ=number == leak.at))
-    return "\n".join([*lines, "", f"It breaks: {leak.rule}"])
+    whole = [f"{run} run:  {_line(trace, leak.at)}" for run, trace in zip(RUNS, leak.traces, strict=True)]
+    return "\n".join([*lines, "", *whole, f"It breaks: {leak.rule}"])
 
 
 def _row(left: str, right: str, *, differ: bool = False) -> str:

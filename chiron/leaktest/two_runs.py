@@ -252,6 +252,4 @@ def is_created(subject: Subject) -> bool:
 
 def _shown(data: bytes) -> str:
     """Return content that an observer sees, in few characters."""
-    head = data[:24]
-    text = head.decode("ascii", errors="replace")
-    return f"{len(data)} written: {text!r}" if text.isprintable() else f"{len(data)} written: {head.hex()}"
+    return f"{len(data)} written: {data[:24]!r}"
