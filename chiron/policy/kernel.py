@@ -184,7 +184,7 @@ def _call(policy: Policy, state: State, name: str, payload: Content) -> Step:
     if rule.write is None:
         return _denied(state)
     sink = policy.sinks[rule.write]
-    content = state.sinks.get(rule.write, EMPTY).joined(payload)
+    content = state.sinks[rule.write].joined(payload)
     if not state.label.flows_to(sink.label) or content.size > sink.capacity_bytes:  # NI-3: no write down
         return _denied(state)
     return _with(state, state.label, {**state.sinks, rule.write: content}), Reply.GRANTED, ()
@@ -206,15 +206,15 @@ def _denied(state: State) -> Step:
 def _tick(policy: Policy, state: State, trusted: Mapping[str, int]) -> Step:
     phase = policy.phases[state.phase]
     frames = tuple(
-        Frame(name, policy.sinks[name].label, policy.sinks[name].capacity_bytes, state.sinks.get(name, EMPTY))
+        Frame(name, policy.sinks[name].label, policy.sinks[name].capacity_bytes, state.sinks[name])
         for name in phase.frames  # NI-4: one size, every tick, whether or not something was written
     )
     releases = tuple(
         _release(policy, state, name, trusted)
         for name in phase.release
-        if state.uses.get(name, 0) < policy.declassifiers[name].uses  # NI-5: a spent budget releases nothing
+        if state.uses[name] < policy.declassifiers[name].uses  # NI-5: a spent budget releases nothing
     )
-    uses = {**state.uses, **{r.name: state.uses.get(r.name, 0) + 1 for r in releases}}
+    uses = {**state.uses, **{r.name: state.uses[r.name] + 1 for r in releases}}
     kept = {**state.sinks, **dict.fromkeys(phase.frames, EMPTY)}
     header = next((r.value for r in releases if r.name == "header"), state.header)
     ticked, charged = _advance(policy, replace(state, sinks=kept, uses=uses, header=header))
@@ -228,7 +228,7 @@ def _release(policy: Policy, state: State, name: str, trusted: Mapping[str, int]
     if rule.input == "trusted":
         value = trusted.get(name, 0)
     elif state.alive:
-        value = state.sinks.get(rule.input, EMPTY).number()
+        value = state.sinks[rule.input].number()
     return Release(name, rule.to, rule.bits, value % (1 << rule.bits))
 
 
@@ -242,7 +242,7 @@ def _advance(policy: Policy, state: State) -> tuple[State, tuple[Event, ...]]:
     events: tuple[Event, ...] = ()
     if phase.charge:
         bits = data_set_bits(policy, header=state.header, rows_class=state.rows_class)
-        spent = {observer: state.spent.get(observer, 0) + cost for observer, cost in bits.items()}
+        spent = {observer: state.spent[observer] + cost for observer, cost in bits.items()}
         if any(total > policy.ledger_cap_bits[observer] for observer, total in spent.items()):
             return _ended(policy, state), (Stopped(StopReason.LEDGER_SPENT),)
         state, events = replace(state, spent=spent), (Charged(bits),)
