@@ -47,8 +47,10 @@ class Relays:
         """Return the address of a relay to a target; `way` names it in the crossings."""
         if target not in self._known:
             listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            threading.Thread(target=self._accept, args=(listener, way, target), daemon=True).start()
+            accepting = threading.Thread(target=self._accept, args=(listener, way, target), daemon=True)
+            self._stack.callback(accepting.join)
             self._stack.callback(listener.shutdown, socket.SHUT_RDWR)
+            accepting.start()
             host, port = listener.getsockname()
             self._known[target] = (host, port)
         return self._known[target]

@@ -51,12 +51,16 @@ _local = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One message on the network: ports of the connection's ends, plaintext bytes, monotonic seconds."""
+    """One message on the network: ports of the connection's ends, plaintext bytes, monotonic seconds.
+
+    `turn` counts the connections between the same two ports: Linux gives a port again after a second.
+    """
 
     source: int
     target: int
     size: int
     at: float
+    turn: int = 0
 
 
 @dataclass(slots=True)
@@ -66,6 +70,7 @@ class Recorder:
     hide: dict[str, str] = field(default_factory=dict)
     ways: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     network: list[Sent] = field(default_factory=list)
+    turns: dict[tuple[int, int], dict[Transport, int]] = field(default_factory=dict)
     ended: set[Any] = field(default_factory=set)
     on_send: Callable[[Transport, Sent], None] | None = None
 
@@ -162,7 +167,9 @@ def _sending(send: Callable[..., None]) -> Callable[..., None]:
         recorder = current()
         if recorder is not None:
             ends = (transport._socket.getsockname()[1], transport._socket.getpeername()[1])
-            sent = Sent(*ends, memoryview(data).nbytes, time.monotonic())
+            turns = recorder.turns.setdefault(ends, {})
+            turn = turns.setdefault(transport, len(turns))
+            sent = Sent(*ends, memoryview(data).nbytes, time.monotonic(), turn)
             recorder.network.append(sent)
             if recorder.on_send is not None:
                 recorder.on_send(transport, sent)

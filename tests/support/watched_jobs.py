@@ -291,12 +291,12 @@ def _finished(recorder: Recorder, watch: _Watch) -> dict[str, list[Any]]:
     roles = {address[1]: role.value for role, address in watch.running.addresses.items()}
     for number, address in enumerate(watch.running.lead.cell.workers):
         roles[address[1]] = f"worker-{number}"
-    streams: dict[tuple[int, int], list[Sent]] = {}
+    streams: dict[tuple[int, int, int], list[Sent]] = {}
     for sent in recorder.network:
-        key = (sent.source, sent.target) if sent.target in roles else (sent.target, sent.source)
-        streams.setdefault(key, []).append(sent)
+        client, role = (sent.source, sent.target) if sent.target in roles else (sent.target, sent.source)
+        streams.setdefault((client, role, sent.turn), []).append(sent)
     met: Counter[str] = Counter()
-    for (_, port), stream in streams.items():
+    for (_, port, _), stream in streams.items():
         met[roles[port]] += 1
         way = f"network to {roles[port]}, connection {met[roles[port]]}"
         ways[way] = [f"{'from' if sent.source == port else 'to'} it {sent.size} bytes" for sent in stream]
