@@ -5,7 +5,9 @@ from chiron.graph.admitted import AdmittedGraph, GraphLimits, Parameter, TensorS
 from chiron.graph.engine import Engine, StockEngine
 from chiron.graph.errors import AdmissionError, GraphError, Rule
 from chiron.graph.gradient import training_model
+from chiron.graph.losses import Loss, LossKind
 from chiron.graph.predictor import Predictor
+from chiron.graph.statistics import normalised_by_batch, settled
 from chiron.graph.writer import inference_model
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "Engine",
     "GraphError",
     "GraphLimits",
+    "Loss",
+    "LossKind",
     "Parameter",
     "Predictor",
     "Rule",
@@ -21,5 +25,7 @@ __all__ = [
     "TensorSpec",
     "admit",
     "inference_model",
+    "normalised_by_batch",
+    "settled",
     "training_model",
 ]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MAX_WINDOW = 64  # kernel sizes, strides, pads, dilations
 MAX_GROUPS = 4096
 MAX_ATTRIBUTES = 16
-NOTSET = b"NOTSET"
-_Wire = int | float | bytes | tuple[int, ...]
+MAX_LIST = 16
+_Wire = int | float | bytes | tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,38 @@ def number(low: float, high: float, *, default: float) -> Attribute:
     )
 
 
-def integers(count: int, low: int, *, default: int | None, required: bool = False) -> Attribute:
-    """Admit a list of `count` integers from low to MAX_WINDOW."""
+def integers(low: int, *, high: int = MAX_WINDOW, required: bool = False) -> Attribute:
+    """Admit a short list of integers from low to high; left out, the layer fills it."""
 
     def holds(given: _Wire) -> bool:
-        return isinstance(given, tuple) and len(given) == count and all(low <= v <= MAX_WINDOW for v in given)
+        return (
+            isinstance(given, tuple)
+            and 0 < len(given) <= MAX_LIST
+            and all(type(v) is int and low <= v <= high for v in given)
+        )
 
-    filled = None if default is None else (default,) * count
-    return Attribute(holds, f"{count} integers from {low} to {MAX_WINDOW}", filled, required)
+    return Attribute(holds, f"1 to {MAX_LIST} integers from {low} to {high}", required=required)
+
+
+def word(*choices: str) -> Attribute:
+    """Admit one of these words; the first is the default."""
+    return Attribute(
+        lambda given: isinstance(given, bytes) and given.decode("ascii", "replace") in choices,
+        f"one of {list(choices)}",
+        default=choices[0],
+    )
+
+
+def any_integer(default: int | None = None) -> Attribute:
+    """Admit an integer of 32 bits."""
+    return Attribute(
+        lambda given: type(given) is int and abs(given) < 1 << 31, "an integer of 32 bits", default=default
+    )
+
+
+def ignored() -> Attribute:
+    """Admit anything: what it says does not matter here."""
+    return Attribute(lambda _: True, "anything", written=False)
 
 
 def check_attributes(proto: NodeProto, rules: Mapping[str, Attribute]) -> dict[str, AttributeValue]:
@@ -113,8 +137,12 @@ def _completed(given: Mapping[str, _Wire], rules: Mapping[str, Attribute]) -> di
         if rule.required and name not in given:
             raise AdmissionError(Rule.ATTRIBUTE, f"attribute {name!r} is needed: give {rule.words}")
         value = given.get(name, rule.default)
-        if rule.written and value is not None and not isinstance(value, bytes):
-            checked[name] = value
+        if not rule.written or value is None:
+            continue
+        if isinstance(value, tuple):
+            checked[name] = tuple(int(each) for each in value)  # no rule admits a list of other numbers
+        else:
+            checked[name] = value.decode("ascii") if isinstance(value, bytes) else value
     return checked
 
 
@@ -128,6 +156,8 @@ def _value(attribute: AttributeProto) -> _Wire:
             return float(attribute.f)
         case AttributeProto.STRING:
             return bytes(attribute.s)
+        case AttributeProto.FLOATS:
+            return tuple(attribute.floats)
         case AttributeProto.INTS:
             return tuple(attribute.ints)
         case AttributeProto.GRAPH | AttributeProto.GRAPHS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -42,8 +43,17 @@ def parse(graph: bytes, limits: GraphLimits) -> onnx.ModelProto:
     return model
 
 
-def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits) -> int:
-    """Check versions, features, interface and counts; return the standard opset.
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What a model says of itself: its opset, the batch it was exported for (0: any), and its rows' kind."""
+
+    opset: int
+    batch: int
+    takes_integers: bool
+
+
+def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits) -> Interface:
+    """Check versions, features, interface and counts; return what the model says of itself.
 
     Raises:
         AdmissionError: names the rule that is broken.
@@ -65,9 +75,11 @@ def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits
     if len(graph.initializer) > 4 * limits.max_nodes:
         text = f"{len(graph.initializer)} initializers are over {4 * limits.max_nodes}: remove unused ones"
         raise AdmissionError(Rule.TENSORS, text)
-    _check_port(graph.input, INPUT, shape=spec.input_shape)
-    _check_port(graph.output, LOGITS, shape=(spec.classes,))
-    return opset
+    floats, integers = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    rows = _check_port(graph.input, INPUT, shape=spec.input_shape, kinds=(floats, integers))
+    _check_port(graph.output, LOGITS, shape=(spec.classes,), kinds=(floats,))
+    batch = max(int(rows.shape.dim[0].dim_value), 0)
+    return Interface(opset, batch, rows.elem_type == integers)
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -83,19 +95,19 @@ def _opset(model: onnx.ModelProto) -> int:
     return int(versions[0])
 
 
-def _check_port(values: Any, name: str, *, shape: Shape) -> None:  # noqa: ANN401  protobuf's repeated field
+def _check_port(values: Any, name: str, *, shape: Shape, kinds: tuple[int, ...]) -> Any:  # noqa: ANN401  protobuf's
     if len(values) != 1 or values[0].name != name:
         text = f"there must be one tensor named {name!r}: rename it, and leave initializers out"
         raise AdmissionError(Rule.INTERFACE, f"of {len(values)} graph {_side(name)}, {text}")
     kind = values[0].type
-    dims = kind.tensor_type.shape.dim
-    is_float = (
-        kind.WhichOneof("value") == "tensor_type" and kind.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    )
+    tensor = kind.tensor_type
+    dims = tensor.shape.dim
+    fits = kind.WhichOneof("value") == "tensor_type" and tensor.elem_type in kinds
     given = tuple(dim.dim_value for dim in dims[1:]) if len(dims) == len(shape) + 1 else None
-    if not is_float or given != shape:
-        wanted = ["N", *shape]
-        raise AdmissionError(Rule.INTERFACE, f"{name!r} must be declared float32 of shape {wanted}")
+    if not fits or given != shape:
+        wanted, kind_words = ["N", *shape], "float32 or int64" if len(kinds) > 1 else "float32"
+        raise AdmissionError(Rule.INTERFACE, f"{name!r} must be declared {kind_words} of shape {wanted}")
+    return tensor
 
 
 def _side(name: str) -> str:

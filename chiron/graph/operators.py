@@ -1,33 +1,36 @@
 """The allow-list: every operator a guest's graph may use. What is not here is refused.
 
-A row is all that is known of an operator: operands, attributes, the opsets at which it means the same as at
-the one opset this package writes, the shape of its output, its gradient, and the memory that costs.
+A row is all that is known of an operator: its operands, its attributes, the opsets at which it means what is
+made of it, and how it is taken apart into primitives, which carry the shape rules and gradients.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from chiron.graph import rules_conv, rules_dense, rules_elementwise, rules_pool, shapes
+from chiron.graph import lower_elementwise as elementwise
+from chiron.graph import lower_layers as layers
+from chiron.graph import lower_recurrent as recurrent
+from chiron.graph import lower_shape as moves
 from chiron.graph.attributes import (
     MAX_GROUPS,
-    NOTSET,
     Attribute,
+    any_integer,
     choice,
     fixed,
+    ignored,
     integer,
     integers,
     number,
+    word,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from chiron.graph.admitted import Node, Shape
-    from chiron.graph.tape import Tape
+    from chiron.graph.net import Call, Net, Tensor
 
 OPSETS = range(13, 26)
 
@@ -35,14 +38,13 @@ OPSETS = range(13, 26)
 class Operand(Enum):
     """What may stand in an operand's place."""
 
-    ROWS = "the network's input or a node's output"
-    FIXED = "an initializer"
-    EITHER = "the network's input, a node's output or an initializer"
-    TARGET = "an int64 initializer: the target shape"
-
-
-def _no_workspace(_: Node, __: Sequence[Shape]) -> int:
-    return 0
+    FLOAT = "float32"
+    NUMBER = "float32 or int64"
+    FIXED = "an initializer, or computed from initializers: the same for all rows"
+    INT = "int64"
+    BOOL = "bool"
+    ANY = "any tensor"
+    KNOWN = "a constant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,109 +52,278 @@ class Operator:
     """One row.
 
     Args:
-        operands: what may stand where; at least one must be rows.
-        shape: one row of the output from the operands; raises AdmissionError where they do not fit.
-        gradient: writes to the tape what the output's gradient (a tensor's name) gives to each operand.
+        operands: what may stand where; with `many`, the last one may be repeated.
+        make: emits primitives and returns the outputs; raises AdmissionError where operands do not fit.
         attributes: the admitted ones.
         optional: how many operands at the end may be left out.
-        opsets: where it means the same as at writer.OUTPUT_OPSET, given the attributes' rules.
-        workspace: values a row that the gradient keeps at once, besides tensors and their gradients.
-        unfolded: values that a transposed convolution of the gradient unfolds one image to.
+        opsets: where it means what `make` makes of it, given the attributes' rules.
+        outputs: the most it may have.
     """
 
     operands: tuple[Operand, ...]
-    shape: Callable[[Node, Sequence[shapes.Tensor]], Shape]
-    gradient: Callable[[Tape, Node, str], None]
+    make: Callable[[Net, Call], Tensor | tuple[Tensor, ...]]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     optional: int = 0
     opsets: range = OPSETS
-    workspace: Callable[[Node, Sequence[Shape]], int] = _no_workspace
-    unfolded: Callable[[Node, Sequence[Shape]], int] = _no_workspace
+    outputs: int = 1
+    many: bool = False
 
 
-def _conv_workspace(node: Node, operands: Sequence[Shape]) -> int:
-    """Count the padded image and its transpose, one tap's view of it twice, and the gradient's transpose."""
-    channels, height, width = operands[0]
-    pads = node.integers("pads")
-    padded = channels * (height + pads[0] + pads[2]) * (width + pads[1] + pads[3])
-    return 4 * padded + math.prod(operands[-1])
+def _since(opset: int) -> range:
+    return range(opset, OPSETS.stop)
 
 
-def _conv_unfolded(node: Node, operands: Sequence[Shape]) -> int:
-    """Count, for each place of the output, what its window saw of a group's channels."""
-    stepped = node.integers("strides") != (1, 1)  # else no transposed convolution
-    return math.prod(operands[1][1:]) * math.prod(operands[-1][1:]) if stepped else 0
-
-
-def _average_unfolded(node: Node, operands: Sequence[Shape]) -> int:
-    """Count, for each place of the output, its window; channels go one by one."""
-    return math.prod(node.integers("kernel_shape")) * math.prod(operands[-1][1:])
-
-
-_ROWS, _FIXED, _EITHER = Operand.ROWS, Operand.FIXED, Operand.EITHER
+_FLOAT, _NUMBER, _FIXED, _INT, _BOOL, _ANY, _KNOWN = (
+    Operand.FLOAT, Operand.NUMBER, Operand.FIXED, Operand.INT, Operand.BOOL, Operand.ANY, Operand.KNOWN,
+)  # fmt: skip
+_SMALL = number(0.0, 1.0, default=1e-5)
+_AXIS = any_integer(default=-1)
+_AUTO_PAD = word("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 _WINDOW = {
-    "strides": integers(2, 1, default=1),
-    "pads": integers(4, 0, default=0),
-    "auto_pad": fixed(NOTSET),
+    "strides": integers(1),
+    "pads": integers(0),
+    "dilations": integers(1),
+    "auto_pad": _AUTO_PAD,
 }
-_POOL = {
-    **_WINDOW,
-    "kernel_shape": integers(2, 1, default=None, required=True),
-    "ceil_mode": fixed(0),
-    "dilations": fixed((1, 1)),
+_KERNEL = {**_WINDOW, "kernel_shape": integers(1), "group": integer(1, MAX_GROUPS)}
+_POOL = {**_WINDOW, "kernel_shape": integers(1, required=True)}
+_REDUCED = {
+    "axes": integers(-8, high=7),
+    "keepdims": choice(1, 0),
+    "noop_with_empty_axes": choice(0, 1),
 }
+_RECURRENT = {
+    "hidden_size": Attribute(
+        lambda given: type(given) is int and 1 <= given <= 1 << 16,
+        "an integer from 1 to 65536",
+        required=True,
+    ),
+    "direction": word("forward", "reverse", "bidirectional"),
+    "layout": fixed(0),
+}  # activations, clip and input_forget are not admitted
+
+_UNARY = Operator((_FLOAT,), elementwise.plain)
+_ARITHMETIC = Operator((_NUMBER, _NUMBER), elementwise.arithmetic)
+_COMPARE = Operator((_NUMBER, _NUMBER), elementwise.arithmetic)
+_LOGIC = Operator((_BOOL, _BOOL), elementwise.plain)
+_REDUCE = Operator((_FLOAT, _KNOWN), layers.reduce, _REDUCED, optional=1)
+_SOFTMAX = Operator((_FLOAT,), layers.softmax, {"axis": _AXIS})
 
 OPERATORS: Mapping[str, Operator] = {
-    "Add": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.add),
-    "Sub": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.sub),
-    "Mul": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.mul),
-    "Div": Operator((_EITHER, _EITHER), shapes.broadcast, rules_elementwise.div),
-    "Relu": Operator((_ROWS,), shapes.same, rules_elementwise.relu),
-    "LeakyRelu": Operator(
-        (_ROWS,), shapes.same, rules_elementwise.leaky_relu, {"alpha": number(0.0, 1.0, default=0.01)}
-    ),
-    "Sigmoid": Operator((_ROWS,), shapes.same, rules_elementwise.sigmoid),
-    "Tanh": Operator((_ROWS,), shapes.same, rules_elementwise.tanh),
-    "MatMul": Operator((_ROWS, _FIXED), shapes.matmul, rules_dense.matmul),
-    "Gemm": Operator(
-        (_ROWS, _FIXED, _FIXED),
-        shapes.gemm,
-        rules_dense.gemm,
-        {"alpha": fixed(1.0), "beta": fixed(1.0), "transA": fixed(0), "transB": choice(0, 1)},
-        optional=1,
-    ),
-    "Flatten": Operator((_ROWS,), shapes.flatten, rules_dense.restore_shape, {"axis": fixed(1)}),
-    "Reshape": Operator(
-        (_ROWS, Operand.TARGET), shapes.same, rules_dense.restore_shape, {"allowzero": fixed(0)}
-    ),
-    "Conv": Operator(
-        (_ROWS, _FIXED, _FIXED),
-        shapes.conv,
-        rules_conv.conv,
+    # arithmetic
+    "Add": _ARITHMETIC,
+    "Sub": _ARITHMETIC,
+    "Mul": _ARITHMETIC,
+    "Div": _ARITHMETIC,
+    "Sum": Operator((_FLOAT,), elementwise.added, many=True),
+    "Mod": Operator((_INT, _INT), elementwise.arithmetic, {"fmod": fixed(0)}),
+    "Min": Operator((_FLOAT, _FLOAT), elementwise.least),
+    "Max": Operator((_FLOAT, _FLOAT), elementwise.most),
+    "Pow": Operator((_NUMBER, _KNOWN), elementwise.power),
+    "Neg": Operator((_NUMBER,), elementwise.plain),
+    "Abs": Operator((_NUMBER,), elementwise.plain),
+    "Reciprocal": Operator((_FLOAT,), elementwise.reciprocal),
+    "Sqrt": _UNARY,
+    "Exp": _UNARY,
+    "Log": _UNARY,
+    "Erf": _UNARY,
+    # comparison and choice
+    "Equal": _COMPARE,
+    "Greater": _COMPARE,
+    "Less": _COMPARE,
+    "GreaterOrEqual": _COMPARE,
+    "LessOrEqual": _COMPARE,
+    "And": _LOGIC,
+    "Or": _LOGIC,
+    "Not": Operator((_BOOL,), elementwise.plain),
+    "Where": Operator((_BOOL, _NUMBER, _NUMBER), elementwise.where),
+    # activations
+    "Relu": _UNARY,
+    "LeakyRelu": Operator((_FLOAT,), elementwise.plain, {"alpha": number(0.0, 1.0, default=0.01)}),
+    "PRelu": Operator((_FLOAT, _FIXED), elementwise.prelu),
+    "Elu": Operator((_FLOAT,), elementwise.elu, {"alpha": number(0.0, 16.0, default=1.0)}),
+    "Selu": Operator(
+        (_FLOAT,),
+        elementwise.selu,
         {
-            **_WINDOW,
-            "kernel_shape": integers(2, 1, default=None),
-            "dilations": integers(2, 1, default=1),
-            "group": integer(1, MAX_GROUPS),
+            "alpha": number(0.0, 16.0, default=1.67326319217681884765625),
+            "gamma": number(0.0, 16.0, default=1.05070102214813232421875),
+        },
+    ),
+    "Sigmoid": _UNARY,
+    "Tanh": _UNARY,
+    "HardSigmoid": Operator(
+        (_FLOAT,),
+        elementwise.hard_sigmoid,
+        {"alpha": number(0.0, 16.0, default=0.2), "beta": number(-16.0, 16.0, default=0.5)},
+    ),
+    "HardSwish": Operator((_FLOAT,), elementwise.hard_swish, opsets=_since(14)),
+    "Softplus": Operator((_FLOAT,), elementwise.softplus),
+    "Gelu": Operator((_FLOAT,), elementwise.gelu, {"approximate": word("none", "tanh")}, opsets=_since(20)),
+    "Mish": Operator((_FLOAT,), elementwise.mish, opsets=_since(18)),
+    "Swish": Operator(
+        (_FLOAT,), elementwise.swish, {"alpha": number(-16.0, 16.0, default=1.0)}, opsets=_since(24)
+    ),
+    "Clip": Operator((_NUMBER, _KNOWN, _KNOWN), elementwise.clip, optional=2),
+    "Softmax": _SOFTMAX,
+    "LogSoftmax": _SOFTMAX,
+    "Dropout": Operator(
+        (_FLOAT, _KNOWN, _KNOWN), elementwise.dropout, {"seed": ignored()}, optional=2, outputs=2
+    ),
+    # products
+    "MatMul": Operator((_FLOAT, _FLOAT), layers.matmul),
+    "Gemm": Operator(
+        (_FLOAT, _FLOAT, _FLOAT),
+        layers.gemm,
+        {
+            "alpha": number(-1024.0, 1024.0, default=1.0),
+            "beta": number(-1024.0, 1024.0, default=1.0),
+            "transA": choice(0, 1),
+            "transB": choice(0, 1),
         },
         optional=1,
-        workspace=_conv_workspace,
-        unfolded=_conv_unfolded,
+    ),
+    # windows over images (2D) and sequences (1D)
+    "Conv": Operator((_FLOAT, _FIXED, _FIXED), layers.conv, _KERNEL, optional=1),
+    "ConvTranspose": Operator(
+        (_FLOAT, _FIXED, _FIXED),
+        layers.conv_transpose,
+        {
+            **_KERNEL,
+            "auto_pad": word("NOTSET", "VALID"),
+            "output_padding": integers(0),
+            "output_shape": Attribute(lambda _: False, "left out", written=False),
+        },
+        optional=1,
     ),
     "MaxPool": Operator(
-        (_ROWS,),
-        shapes.pool,
-        rules_pool.max_pool,
-        {**_POOL, "storage_order": fixed(0)},
-        workspace=lambda _, rows: math.prod(rows[0]) + 2 * math.prod(rows[-1]),
+        (_FLOAT,), layers.pool, {**_POOL, "ceil_mode": choice(0, 1), "storage_order": fixed(0)}, outputs=2
     ),
     "AveragePool": Operator(
-        (_ROWS,),
-        shapes.pool,
-        rules_pool.average_pool,
-        {**_POOL, "count_include_pad": choice(0, 1)},
-        workspace=lambda _, rows: math.prod(rows[0]) + math.prod(rows[-1]),
-        unfolded=_average_unfolded,
+        (_FLOAT,), layers.pool, {**_POOL, "ceil_mode": fixed(0), "count_include_pad": choice(0, 1)}
     ),
-    "GlobalAveragePool": Operator((_ROWS,), shapes.global_pool, rules_pool.global_average_pool),
+    "GlobalAveragePool": Operator((_FLOAT,), layers.global_pool),
+    "GlobalMaxPool": Operator((_FLOAT,), layers.global_pool),
+    # normalisations
+    "BatchNormalization": Operator(
+        (_FLOAT, _FIXED, _FIXED, _FIXED, _FIXED),
+        layers.batch_normalization,
+        {"epsilon": _SMALL, "momentum": ignored(), "training_mode": choice(0, 1)},
+        opsets=_since(14),
+        outputs=3,
+    ),
+    "LayerNormalization": Operator(
+        (_FLOAT, _FLOAT, _FLOAT),
+        layers.layer_normalization,
+        {"axis": _AXIS, "epsilon": _SMALL, "stash_type": fixed(1)},
+        optional=1,
+        opsets=_since(17),
+        outputs=3,
+    ),
+    "RMSNormalization": Operator(
+        (_FLOAT, _FLOAT),
+        layers.rms_normalization,
+        {"axis": _AXIS, "epsilon": _SMALL, "stash_type": fixed(1)},
+        opsets=_since(23),
+    ),
+    "InstanceNormalization": Operator(
+        (_FLOAT, _FIXED, _FIXED), layers.instance_normalization, {"epsilon": _SMALL}
+    ),
+    "GroupNormalization": Operator(
+        (_FLOAT, _FIXED, _FIXED),
+        layers.group_normalization,
+        {
+            "epsilon": _SMALL,
+            "num_groups": Attribute(
+                lambda given: type(given) is int and 1 <= given <= MAX_GROUPS,
+                f"an integer from 1 to {MAX_GROUPS}",
+                required=True,
+            ),
+            "stash_type": fixed(1),
+        },
+        opsets=_since(21),
+    ),
+    # reductions
+    "ReduceSum": _REDUCE,
+    "ReduceMean": _REDUCE,
+    "ReduceMax": _REDUCE,
+    "ReduceL2": Operator((_FLOAT, _KNOWN), layers.reduce_l2, _REDUCED, optional=1),
+    # sequences
+    "LSTM": Operator(
+        (_FLOAT, _FIXED, _FIXED, _FIXED, _INT, _FLOAT, _FLOAT, _FIXED),
+        recurrent.lstm,
+        {**_RECURRENT, "input_forget": fixed(0)},
+        optional=5,
+        opsets=_since(14),
+        outputs=3,
+    ),
+    "GRU": Operator(
+        (_FLOAT, _FIXED, _FIXED, _FIXED, _INT, _FLOAT),
+        recurrent.gru,
+        {**_RECURRENT, "linear_before_reset": choice(0, 1)},
+        optional=3,
+        opsets=_since(14),
+        outputs=2,
+    ),
+    # shapes
+    "Identity": Operator((_ANY,), moves.identity),
+    "Cast": Operator(
+        (_ANY,),
+        elementwise.cast,
+        {
+            "to": Attribute(
+                lambda given: type(given) is int and given in {1, 6, 7, 9},
+                "float32, int32, int64 or bool",
+                required=True,
+            ),
+            "saturate": ignored(),
+            "round_mode": ignored(),
+        },
+    ),
+    "CastLike": Operator(
+        (_ANY, _ANY),
+        elementwise.cast_like,
+        {"saturate": ignored(), "round_mode": ignored()},
+        opsets=_since(15),
+    ),
+    "Flatten": Operator((_FLOAT,), moves.flatten, {"axis": any_integer(default=1)}),
+    "Reshape": Operator((_ANY, _KNOWN), moves.reshape, {"allowzero": choice(0, 1)}),
+    "Squeeze": Operator((_ANY, _KNOWN), moves.squeeze, optional=1),
+    "Unsqueeze": Operator((_ANY, _KNOWN), moves.unsqueeze),
+    "Transpose": Operator((_ANY,), moves.transpose, {"perm": integers(0, high=7)}),
+    "Expand": Operator((_ANY, _KNOWN), moves.expand),
+    "Tile": Operator((_ANY, _KNOWN), moves.tile),
+    "Concat": Operator((_ANY,), moves.concat, {"axis": any_integer()}, many=True),
+    "Split": Operator(
+        (_FLOAT, _KNOWN),
+        moves.split,
+        {"axis": any_integer(default=0), "num_outputs": integer(1, 256)},
+        optional=1,
+        outputs=256,
+    ),
+    "Slice": Operator((_ANY, _KNOWN, _KNOWN, _KNOWN, _KNOWN), moves.slices, optional=2),
+    "Gather": Operator((_ANY, _INT), moves.gather, {"axis": any_integer(default=0)}),
+    "Pad": Operator((_FLOAT, _KNOWN, _KNOWN, _KNOWN), moves.pad, {"mode": word("constant")}, optional=2),
+    "Resize": Operator(
+        (_FLOAT, _KNOWN, _KNOWN, _KNOWN),
+        moves.resize,
+        {
+            "mode": word("nearest"),
+            "nearest_mode": word("round_prefer_floor", "floor"),
+            "coordinate_transformation_mode": word("half_pixel", "asymmetric"),
+            "antialias": fixed(0),
+            "axes": Attribute(lambda _: False, "left out", written=False),
+            "cubic_coeff_a": ignored(),
+            "exclude_outside": ignored(),
+            "extrapolation_value": ignored(),
+            "keep_aspect_ratio_policy": word("stretch"),
+        },
+        optional=3,
+    ),
+    "Shape": Operator((_ANY,), moves.shape_of, {"start": any_integer(default=0), "end": any_integer()}),
+    "Size": Operator((_ANY,), moves.size_of),
+    "Range": Operator((_KNOWN, _KNOWN, _KNOWN), moves.counted),
+    # constants: their values are attributes, which chiron.graph.constants reads
+    "Constant": Operator((), moves.identity),
+    "ConstantOfShape": Operator((_KNOWN,), moves.identity),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +9,8 @@ import numpy as np
 from chiron.graph.admitted import INPUT, LOGITS, Float32Array
 from chiron.graph.errors import GraphError
 from chiron.graph.runtime import open_session
-from chiron.graph.writer import inference_parts, make_model, make_node, value_info
+from chiron.graph.shapes import volume
+from chiron.graph.writer import finished, inference_tape
 
 if TYPE_CHECKING:
     from chiron.graph.admitted import AdmittedGraph
@@ -32,7 +32,7 @@ class Predictor:
             GraphError: the parameters are of another size, or ONNX Runtime refuses the graph.
         """
         self._shape, self._classes = graph.spec.input_shape, graph.spec.classes
-        self._at_once = max(1, AT_ONCE_VALUES // sum(math.prod(row) for row in graph.rows.values()))
+        self._at_once = max(1, AT_ONCE_VALUES // sum(volume(shape) for shape in graph.tensors.values()))
         self._session = open_session(_serving_model(graph, parameters), threads=threads)
 
     def predict(self, x: Float32Array) -> Float32Array:
@@ -58,9 +58,6 @@ class Predictor:
 
 def _serving_model(graph: AdmittedGraph, parameters: Float32Array) -> bytes:
     """Return the inference model for any number of rows, with a softmax behind it."""
-    nodes, tensors, rows = inference_parts(graph, parameters, batch=None)
-    nodes.append(make_node("Softmax", [LOGITS], [PROBABILITIES], {"axis": 1}))
-    inputs = [value_info(INPUT, (rows, *graph.spec.input_shape))]
-    outputs = [value_info(PROBABILITIES, (rows, graph.spec.classes))]
-    encoded: bytes = make_model(nodes, inputs, outputs, tensors=tensors).SerializeToString()
-    return encoded
+    tape = inference_tape(graph, parameters, batch=None)
+    tape.op("Softmax", [LOGITS], name=PROBABILITIES, axis=1)
+    return finished(tape, graph, output=PROBABILITIES)

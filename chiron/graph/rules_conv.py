@@ -9,8 +9,10 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
+from chiron.graph.admitted import Node
+
 if TYPE_CHECKING:
-    from chiron.graph.admitted import Node, Shape
+    from chiron.graph.admitted import Shape
     from chiron.graph.tape import Tape
 
 _FAR = -(1 << 40)  # "to the start" for a Slice that walks backwards
@@ -27,6 +29,22 @@ def conv(tape: Tape, node: Node, gradient: str) -> None:
         tape.give(image, make(tape, node, gradient, inner=tuple(inner)))
     if tape.wants(weights):
         tape.give(weights, _weight_gradient(tape, node, gradient))
+    for bias in node.inputs[2:]:
+        if tape.wants(bias):
+            tape.give(bias, tape.op("ReduceSum", [gradient, tape.ints(0, 2, 3)], keepdims=0))
+
+
+def conv_transpose(tape: Tape, node: Node, gradient: str) -> None:
+    """Give the input a convolution of the gradient; the weights, what that convolution would give them."""
+    image, weights = node.inputs[:2]
+    shared = {name: node.attributes[name] for name in ("strides", "pads", "dilations", "group")}
+    kernel = tape.shapes[weights][2:]
+    if tape.wants(image):
+        tape.give(image, tape.node("Conv", [gradient, weights], {**shared, "kernel_shape": kernel}))
+    if tape.wants(weights):
+        tape.shapes[gradient] = tape.shapes[node.output]
+        backwards = Node("Conv", (gradient, weights), image, shared)
+        tape.give(weights, _weight_gradient(tape, backwards, image))
     for bias in node.inputs[2:]:
         if tape.wants(bias):
             tape.give(bias, tape.op("ReduceSum", [gradient, tape.ints(0, 2, 3)], keepdims=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from onnx import TensorProto
@@ -58,6 +59,71 @@ def div(tape: Tape, node: Node, gradient: str) -> None:
         _give(tape, node, 0, quotient)
     if tape.wants(right):
         _give(tape, node, 1, tape.op("Neg", [tape.op("Mul", [quotient, node.output])]))
+
+
+def where(tape: Tape, node: Node, gradient: str) -> None:
+    """Pass to the operand that was chosen."""
+    condition, left, right = node.inputs
+    for index, tensor in ((1, left), (2, right)):
+        if tape.wants(tensor):
+            chosen = [gradient, tape.scalar(0.0)] if index == 1 else [tape.scalar(0.0), gradient]
+            _give(tape, node, index, tape.op("Where", [condition, *chosen]))
+
+
+def neg(tape: Tape, node: Node, gradient: str) -> None:
+    """d(-a) = -da."""
+    tape.give(node.inputs[0], tape.op("Neg", [gradient]))
+
+
+def absolute(tape: Tape, node: Node, gradient: str) -> None:
+    """Pass with the operand's sign (nothing at 0)."""
+    tape.give(node.inputs[0], tape.op("Mul", [gradient, tape.op("Sign", [node.inputs[0]])]))
+
+
+def exp(tape: Tape, node: Node, gradient: str) -> None:
+    """Use exp' = exp."""
+    tape.give(node.inputs[0], tape.op("Mul", [gradient, node.output]))
+
+
+def log(tape: Tape, node: Node, gradient: str) -> None:
+    """Use log' = 1 / a."""
+    tape.give(node.inputs[0], tape.op("Div", [gradient, node.inputs[0]]))
+
+
+def sqrt(tape: Tape, node: Node, gradient: str) -> None:
+    """Use sqrt' = 1 / (2 sqrt)."""
+    twice = tape.op("Mul", [node.output, tape.scalar(2.0)])
+    tape.give(node.inputs[0], tape.op("Div", [gradient, twice]))
+
+
+def erf(tape: Tape, node: Node, gradient: str) -> None:
+    """Use erf' = 2 / sqrt(pi) exp(-a^2)."""
+    square = tape.op("Mul", [node.inputs[0], node.inputs[0]])
+    bell = tape.op("Mul", [tape.op("Exp", [tape.op("Neg", [square])]), tape.scalar(2 / math.sqrt(math.pi))])
+    tape.give(node.inputs[0], tape.op("Mul", [gradient, bell]))
+
+
+def power(tape: Tape, node: Node, gradient: str) -> None:
+    """Use (a^e)' = e a^(e-1), the exponent a constant."""
+    exponent = node.number("exponent")
+    slope = tape.op(
+        "Mul", [tape.op("Pow", [node.inputs[0], tape.scalar(exponent - 1)]), tape.scalar(exponent)]
+    )
+    tape.give(node.inputs[0], tape.op("Mul", [gradient, slope]))
+
+
+def clip(tape: Tape, node: Node, gradient: str) -> None:
+    """Pass where nothing was clipped, the bounds included."""
+    source = node.inputs[0]
+    over = tape.op("GreaterOrEqual", [source, tape.scalar(node.number("low"))])
+    under = tape.op("LessOrEqual", [source, tape.scalar(node.number("high"))])
+    tape.give(source, tape.op("Where", [tape.op("And", [over, under]), gradient, tape.scalar(0.0)]))
+
+
+def dropout(tape: Tape, node: Node, gradient: str) -> None:
+    """Multiply by the mask of the forward pass."""
+    mask = tape.mask(node.output, node.number("ratio"))
+    tape.give(node.inputs[0], tape.op("Mul", [gradient, mask]))
 
 
 def relu(tape: Tape, node: Node, gradient: str) -> None:

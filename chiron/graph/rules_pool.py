@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def indices_name(output: str) -> str:
     """Return the name of MaxPool's second output: where in the input each maximum was."""
-    return f"{output}.indices"
+    return f"{output}.1"
 
 
 def max_pool(tape: Tape, node: Node, gradient: str) -> None:
@@ -24,7 +24,8 @@ def max_pool(tape: Tape, node: Node, gradient: str) -> None:
     """
     shape, kernel = tape.shapes[node.inputs[0]], node.integers("kernel_shape")
     strides, indices = node.integers("strides"), indices_name(node.output)
-    if all(size <= stride for size, stride in zip(kernel, strides, strict=True)):
+    extents = [(k - 1) * d + 1 for k, d in zip(kernel, node.integers("dilations"), strict=True)]
+    if all(size <= stride for size, stride in zip(extents, strides, strict=True)):
         inputs = [gradient, indices, tape.ints(*shape)]
         # the shape decides; a window of 1 says no more than that
         tape.give(node.inputs[0], tape.op("MaxUnpool", inputs, kernel_shape=(1, 1), strides=(1, 1)))
@@ -92,10 +93,3 @@ def _inverse_counts(node: Node, shape: Shape, result: Shape) -> Float32Array:
         counts.append(np.full_like(seen, kernel[axis]) if node.integer("count_include_pad") else seen)
     inverse: Float32Array = (1.0 / np.outer(counts[0], counts[1])).astype(np.float32)
     return inverse
-
-
-def global_average_pool(tape: Tape, node: Node, gradient: str) -> None:
-    """Spread each gradient evenly over its channel."""
-    shape = tape.shapes[node.inputs[0]]
-    share = tape.op("Mul", [gradient, tape.scalar(1.0 / (shape[2] * shape[3]))])
-    tape.give(node.inputs[0], tape.op("Expand", [share, tape.ints(*shape)]))

@@ -1,9 +1,12 @@
-"""Shape rules: what each operator makes of one row. Batches stay symbolic, so rows cannot mix unnoticed."""
+"""Shapes whose batch stays symbolic: a dimension below zero is that many times the batch.
+
+A row's values lie together: where the batch is merged with other sizes it is the outermost of them, so
+(-6, 4) is six places of each row in turn. A shape holds the batch once or not at all; no rule lets rows mix.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chiron.graph.errors import AdmissionError, Rule
@@ -11,149 +14,141 @@ from chiron.graph.errors import AdmissionError, Rule
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chiron.graph.admitted import Node, Shape
+    from chiron.graph.admitted import Shape
 
-MAX_RANK = 4  # of a tensor, its batch dimension included
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """What is known of a tensor: our name for it, and its shape, behind the batch where it `is_rows`."""
-
-    name: str
-    shape: Shape
-    is_rows: bool
-
-    @property
-    def rank(self) -> int:
-        """Rank, the batch dimension included."""
-        return len(self.shape) + self.is_rows
+BATCH = -1
+MAX_RANK = 6
+FAR = 1 << 31  # a bound of Slice that says "to the end"
 
 
-def _need(*, holds: bool, text: str, rule: Rule = Rule.SHAPE) -> None:
+def need(*, holds: bool, text: str, rule: Rule = Rule.SHAPE) -> None:
+    """Raise AdmissionError with this rule and text where something does not hold."""
     if not holds:
         raise AdmissionError(rule, text)
 
 
-def same(_: Node, operands: Sequence[Tensor]) -> Shape:
-    """Keep the shape (activations)."""
-    return operands[0].shape
+def has_batch(shape: Shape) -> bool:
+    """Tell whether a shape holds the batch."""
+    return any(size < 0 for size in shape)
 
 
-def broadcast(_: Node, operands: Sequence[Tensor]) -> Shape:
-    """Broadcast two operands as numpy does, with the batch dimension of rows kept in front.
+def batch_axis(shape: Shape) -> int:
+    """Return the axis that holds the batch; ValueError where none does."""
+    return next(axis for axis, size in enumerate(shape) if size < 0)
+
+
+def bind(shape: Shape, batch: int) -> Shape:
+    """Return the shape for a batch of this size."""
+    return tuple(size if size >= 0 else -size * batch for size in shape)
+
+
+def volume(shape: Shape) -> int:
+    """Return the number of values: of one row where the shape holds the batch."""
+    return abs(math.prod(shape))
+
+
+def shown(shape: Shape) -> str:
+    """Return a shape as a refusal shows it: N is the batch."""
+    return "[" + ", ".join(str(n) if n >= 0 else "N" if n == BATCH else f"{-n}N" for n in shape) + "]"
+
+
+def normal_axis(axis: int, rank: int) -> int:
+    """Return an axis counted from the front.
+
+    Raises:
+        AdmissionError: there is no such axis.
+    """
+    need(holds=-rank <= axis < rank, text=f"axis {axis} is none of {rank}", rule=Rule.ATTRIBUTE)
+    return axis % rank
+
+
+def inner_axes(axes: Sequence[int], shape: Shape) -> Shape:
+    """Return axes counted from the front, sorted, each once.
+
+    Raises:
+        AdmissionError: one is none of the shape's, is given twice, or holds the batch.
+    """
+    normal = sorted(normal_axis(axis, len(shape)) for axis in axes)
+    need(holds=len(set(normal)) == len(normal), text="an axis is given twice: give it once")
+    text = "it would work across the batch: rows of a batch stay apart"
+    need(holds=all(shape[axis] > 0 for axis in normal), text=text, rule=Rule.ROWS)
+    return tuple(normal)
+
+
+def broadcast(*operands: Shape) -> Shape:
+    """Broadcast as numpy does; the batch meets the batch, or one place that is the same for all rows.
 
     Source: ONNX specification, "Broadcasting in ONNX", multidirectional.
     """
-    rows = [operand for operand in operands if operand.is_rows]
-    rank = rows[0].rank
-    shape: Shape = rows[0].shape
-    for operand in operands:
-        fits = operand.rank == rank if operand.is_rows else operand.rank <= rank
-        text = "it would broadcast over the batch: give both operands rows of one rank"
-        _need(holds=fits, text=text, rule=Rule.ROWS)
-        row = operand.shape
-        if not operand.is_rows and operand.rank == rank:
-            text = "an initializer's batch dimension must be 1: rows of a batch stay apart"
-            _need(holds=row[0] == 1, text=text, rule=Rule.ROWS)
-            row = row[1:]
-        shape = _broadcast_pair(shape, row)
-    return shape
-
-
-def _broadcast_pair(left: Shape, right: Shape) -> Shape:
-    rank = max(len(left), len(right))
-    padded = [(1,) * (rank - len(shape)) + shape for shape in (left, right)]
-    pairs = list(zip(*padded, strict=True))
-    fits = all(a == b or 1 in {a, b} for a, b in pairs)
-    _need(holds=fits, text=f"rows {list(left)} and {list(right)} do not broadcast: make them equal or 1")
-    return tuple(b if a == 1 else a for a, b in pairs)
-
-
-def matmul(_: Node, operands: Sequence[Tensor]) -> Shape:
-    """Multiply rows of rank 1 by a matrix."""
-    return _product(operands[0], operands[1].shape)
-
-
-def gemm(node: Node, operands: Sequence[Tensor]) -> Shape:
-    """Multiply rows of rank 1 by a matrix, perhaps transposed, and add a bias."""
-    weights = operands[1].shape
-    result = _product(operands[0], weights[::-1] if node.integer("transB") else weights)
-    for bias in operands[2:]:
-        fits = bias.shape in {(), (1,), (1, 1), result, (1, *result)}
-        _need(holds=fits, text=f"the bias must have shape {list(result)}, not {list(bias.shape)}")
+    rank = max(len(shape) for shape in operands)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in operands]
+    result = tuple(_meet(sizes, padded) for sizes in zip(*padded, strict=True))
+    text = "it would broadcast over the batch: give both operands rows of one rank"
+    need(holds=sum(size < 0 for size in result) <= 1, text=text, rule=Rule.ROWS)
     return result
 
 
-def _product(rows: Tensor, weights: Shape) -> Shape:
-    fits = rows.rank == len(weights) == 2 and rows.shape[0] == weights[0]  # noqa: PLR2004  matrices
-    text = f"rows {list(rows.shape)} do not multiply weights {list(weights)}: flatten the rows first"
-    _need(holds=fits, text=text)
-    return weights[1:]
+def _meet(sizes: Sequence[int], operands: Sequence[Shape]) -> int:
+    own = {size for size in sizes if size != 1}
+    if len(own) > 1:
+        listed = " and ".join(shown(shape) for shape in operands)
+        rule = Rule.ROWS if min(own) < 0 else Rule.SHAPE
+        raise AdmissionError(rule, f"{listed} do not broadcast: make sizes equal or 1, 1 beside the batch")
+    return own.pop() if own else 1
 
 
-def conv(node: Node, operands: Sequence[Tensor]) -> Shape:
-    """Slide a kernel (out, in / group, height, width) over an image (in, height, width)."""
-    image, weights = operands[0].shape, operands[1].shape
-    group = node.integer("group")
-    _need(
-        holds=len(image) == 3 and len(weights) == 4,  # noqa: PLR2004  planes
-        text=f"rows must be (channels, height, width), not {list(image)}, and the weights of rank 4",
-    )
-    fits = image[0] == weights[1] * group and weights[0] % group == 0
-    _need(holds=fits, text=f"{image[0]} channels in {group} groups do not fit weights {list(weights)}")
-    kernel = node.attributes.get("kernel_shape", weights[2:])
-    _need(holds=kernel == weights[2:], text=f"kernel_shape must be the weights' {list(weights[2:])}")
-    for bias in operands[2:]:
-        text = f"the bias must have shape {[weights[0]]}, not {list(bias.shape)}"
-        _need(holds=bias.shape == weights[:1], text=text)
-    return (weights[0], *_slide(node, image[1:], weights[2:], dilations=node.integers("dilations")))
+def matmul(left: Shape, right: Shape) -> Shape:
+    """Multiply matrices, and stacks of them; what is summed over is no batch."""
+    fits = min(len(left), len(right)) > 1 and left[-1] == right[-2] > 0
+    text = f"{shown(left)} does not multiply {shown(right)}: make the inner sizes equal, of at least rank 2"
+    need(holds=fits, text=text)
+    result = (*broadcast(left[:-2], right[:-2]), left[-2], right[-1])
+    text = "it would pair each row with every row of the batch: rows stay apart"
+    need(holds=sum(size < 0 for size in result) <= 1, text=text, rule=Rule.ROWS)
+    return result
 
 
-def pool(node: Node, operands: Sequence[Tensor]) -> Shape:
-    """Slide a window over an image; no window sees padding alone."""
-    image = operands[0].shape
-    _need(holds=len(image) == 3, text=f"rows must be (channels, height, width), not {list(image)}")  # noqa: PLR2004
-    return (image[0], *_slide(node, image[1:], node.integers("kernel_shape"), dilations=(1, 1)))
+def reshape(shape: Shape, target: Shape) -> Shape:
+    """Check that a shape may be given another: as many values, and as many before the batch as before.
 
-
-def _slide(node: Node, size: Shape, kernel: Shape, *, dilations: Shape) -> Shape:
-    strides, pads = node.integers("strides"), node.integers("pads")
-    extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    text = f"pads must be smaller than the window {extents}: else it sees nothing but padding"
-    _need(holds=all(pads[i] < extents[i % 2] for i in range(4)), text=text)
-    room = [size[i] + pads[i] + pads[i + 2] - extents[i] for i in (0, 1)]
-    _need(holds=min(room) >= 0, text=f"the window {extents} is larger than the padded image")
-    return tuple(room[i] // strides[i] + 1 for i in (0, 1))
-
-
-def global_pool(_: Node, operands: Sequence[Tensor]) -> Shape:
-    """Keep channels alone."""
-    image = operands[0].shape
-    _need(holds=len(image) == 3, text=f"rows must be (channels, height, width), not {list(image)}")  # noqa: PLR2004
-    return (image[0], 1, 1)
-
-
-def flatten(_: Node, operands: Sequence[Tensor]) -> Shape:
-    """Make one dimension of a row."""
-    return (math.prod(operands[0].shape),)
-
-
-def reshape(operand: Tensor, target: Sequence[int]) -> Shape:
-    """Give a row another shape; `target` is ONNX's: the batch as 0 or -1 in front, one -1 at most.
-
-    Raises:
-        AdmissionError: it is no row's shape, or holds another number of values.
+    The values of one row stay together: what is in front of the batch neither grows nor shrinks.
     """
-    text = f"the target shape must be -1 or 0 for the batch, then 1 to {MAX_RANK - 1} positive numbers"
-    fits = 1 < len(target) <= MAX_RANK and target[0] in {-1, 0}
-    _need(holds=fits, text=text, rule=Rule.ROWS)
-    row = tuple(target[1:])
-    if row.count(-1) == 1 and target[0] == 0:
-        rest = -math.prod(row)
-        size = math.prod(operand.shape)
-        row = tuple(size // rest if n == -1 and rest > 0 else n for n in row)
-    _need(holds=min(row) > 0, text=text)
-    text = f"rows of shape {list(operand.shape)} do not reshape to the target: keep the number of values"
-    _need(holds=math.prod(row) == math.prod(operand.shape), text=text)
-    return row
+    text = f"{shown(shape)} does not reshape to {shown(target)}: keep the number of values"
+    need(holds=volume(shape) == volume(target) and len(target) <= MAX_RANK and 0 not in target, text=text)
+    need(holds=has_batch(shape) == has_batch(target), text=text, rule=Rule.ROWS)
+    if has_batch(shape):
+        before = [math.prod(each[: batch_axis(each)]) for each in (shape, target)]
+        text = f"{shown(shape)} to {shown(target)} would mix rows: keep the batch where it is"
+        need(holds=before[0] == before[1], text=text, rule=Rule.ROWS)
+    return target
+
+
+def concat(operands: Sequence[Shape], axis: int) -> Shape:
+    """Join along an axis that is not the batch's."""
+    first = operands[0]
+    alike = all(
+        len(each) == len(first) and each[:axis] + each[axis + 1 :] == first[:axis] + first[axis + 1 :]
+        for each in operands
+    )
+    need(holds=alike, text="what is joined differs on other axes: make those equal")
+    (axis,) = inner_axes([axis], first)
+    need(holds=all(each[axis] > 0 for each in operands), text="it would join batches", rule=Rule.ROWS)
+    return (*first[:axis], sum(each[axis] for each in operands), *first[axis + 1 :])
+
+
+def slide(size: Shape, window: Shape, *, strides: Shape, pads: Shape, dilations: Shape, ceil: bool) -> Shape:
+    """Return how many places a window has on each axis; each sees something besides padding.
+
+    Source: ONNX specification, MaxPool; with `ceil` a last window may hang over, if it starts inside.
+    """
+    axes = len(size)
+    extents = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
+    text = f"pads must be smaller than the window {extents}: else it sees nothing but padding"
+    need(holds=all(pad < extents[i % axes] for i, pad in enumerate(pads)), text=text)
+    room = [size[i] + pads[i] + pads[i + axes] - extents[i] for i in range(axes)]
+    need(holds=min(room) >= 0, text=f"the window {extents} is larger than the padded image")
+    places = []
+    for i in range(axes):
+        count = (-(-room[i] // strides[i]) if ceil else room[i] // strides[i]) + 1
+        places.append(count - (ceil and (count - 1) * strides[i] >= size[i] + pads[i]))
+    return tuple(places)

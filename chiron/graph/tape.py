@@ -1,13 +1,11 @@
-"""Writes the backward pass: collects nodes, constants, and each tensor's gradient contributions."""
+"""Writes ONNX nodes in order: the network's own, then its backward pass with each tensor's gradient."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import numpy_helper
-
-from chiron.graph.writer import make_node
+from onnx import helper, numpy_helper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,11 +15,37 @@ if TYPE_CHECKING:
     from chiron.graph.admitted import AttributeValue, Float32Array, Shape
 
 
+def make_node(
+    operator: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, AttributeValue]
+) -> onnx.NodeProto:
+    """Return a node named after its first output."""
+    options: dict[str, Any] = dict(attributes)
+    return helper.make_node(operator, list(inputs), list(outputs), name=outputs[0], **options)
+
+
+def mask_name(output: str) -> str:
+    """Return the name of the training graph's input that holds a dropout's mask."""
+    return f"mask.{output}"
+
+
 class Tape:
     """Nodes in order, shared constants, and gradients by the tensor they belong to."""
 
-    def __init__(self, shapes: Mapping[str, Shape], *, wanted: frozenset[str]) -> None:
+    def __init__(
+        self, shapes: Mapping[str, Shape], *, wanted: frozenset[str], batch: int | None, training: bool
+    ) -> None:
+        """Begin a model.
+
+        Args:
+            shapes: of every tensor; where the batch is open, of a batch of one.
+            wanted: tensors whose gradient is needed.
+            batch: rows, or None for any number of them.
+            training: whether layers act as in training: statistics of the batch, dropout.
+        """
         self.shapes = dict(shapes)
+        self.batch, self.training = batch, training
+        self.drops = training
+        self.masks: dict[str, float] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
         self._wanted = wanted
@@ -33,10 +57,28 @@ class Tape:
         return tensor in self._wanted
 
     def op(
-        self, operator: str, inputs: Sequence[str], *, outputs: int = 1, **attributes: AttributeValue
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        *,
+        name: str = "",
+        outputs: int = 1,
+        **attributes: AttributeValue,
     ) -> str:
         """Append a node; return the name of its first output (further ones end in .1, .2, ...)."""
-        name = f"g{len(self.nodes)}"
+        return self.node(operator, inputs, attributes, name=name, outputs=outputs)
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, AttributeValue],
+        *,
+        name: str = "",
+        outputs: int = 1,
+    ) -> str:
+        """Append a node as `op` does, its attributes in a mapping."""
+        name = name or f"g{len(self.nodes)}"
         names = [name, *(f"{name}.{index}" for index in range(1, outputs))]
         self.nodes.append(make_node(operator, inputs, names, attributes))
         return name
@@ -48,6 +90,15 @@ class Tape:
     def floats(self, values: Float32Array) -> str:
         """Return a float32 tensor."""
         return self._constant(values)
+
+    def integer(self, value: int) -> str:
+        """Return an int64 scalar."""
+        return self._constant(np.array(value, dtype=np.int64))
+
+    def mask(self, output: str, ratio: float) -> str:
+        """Return the name of an input that holds the mask of a dropout, of the shape of its output."""
+        self.masks[output] = ratio
+        return mask_name(output)
 
     def ints(self, *values: int) -> str:
         """Return an int64 vector."""

@@ -1,4 +1,4 @@
-"""Decodes initializers: dense float32 or int64, inside the file, finite, as many values as they say."""
+"""Decodes tensors: dense float32, integers or bool, inside the file, finite, as many values as they say."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data
 _KINDS: Mapping[int, tuple[np.dtype[Any], str]] = {
     TensorProto.FLOAT: (np.dtype("<f4"), "float_data"),
     TensorProto.INT64: (np.dtype("<i8"), "int64_data"),
+    TensorProto.INT32: (np.dtype("<i4"), "int32_data"),
+    TensorProto.BOOL: (np.dtype("?"), "int32_data"),
 }
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,8 +30,10 @@ def shown(name: object) -> str:
     return ascii(str(name)[:80])
 
 
-def decode(tensor: TensorProto) -> Array:
-    """Return an initializer's values: little-endian float32 or int64, its own memory.
+def decode(tensor: TensorProto, *, constant: bool = False) -> Array:
+    """Return a tensor's values: float32, int64 (also of int32) or bool, its own memory.
+
+    A constant may be infinite, as masks are, and empty, as exporters' intermediate results are.
 
     Raises:
         AdmissionError: it is of another kind, elsewhere, misshapen or not finite.
@@ -38,15 +42,18 @@ def decode(tensor: TensorProto) -> Array:
     if tensor.data_location != TensorProto.DEFAULT or len(tensor.external_data):
         raise AdmissionError(Rule.TENSORS, f"{name} is external data: put its values into the graph")
     if tensor.data_type not in _KINDS or tensor.HasField("segment"):
-        raise AdmissionError(Rule.TENSORS, f"{name} is neither float32 nor int64: convert it")
-    if len(tensor.dims) > MAX_RANK or any(not 0 < size <= MAX_DIMENSION for size in tensor.dims):
-        text = f"{name} has a rank over {MAX_RANK}, or a dimension below 1 or over {MAX_DIMENSION}"
+        raise AdmissionError(Rule.TENSORS, f"{name} is neither float32, int64, int32 nor bool: convert it")
+    least = 0 if constant else 1
+    if len(tensor.dims) > MAX_RANK or any(not least <= size <= MAX_DIMENSION for size in tensor.dims):
+        text = f"{name} has a rank over {MAX_RANK}, or a dimension below {least} or over {MAX_DIMENSION}"
         raise AdmissionError(Rule.TENSORS, f"{text}: reshape it")
     kind, own = _KINDS[tensor.data_type]
     if any(len(getattr(tensor, field)) for field in _FIELDS if field != own):
         raise AdmissionError(Rule.TENSORS, f"{name} holds values of another type: keep its own")
     array = _values(tensor, kind, own=own, name=name)
-    if kind.kind == "f" and not np.isfinite(array).all():
+    array = array.astype(np.int64) if kind.kind == "i" else array
+    strange = np.isnan if constant else lambda values: ~np.isfinite(values)
+    if kind.kind == "f" and strange(array).any():
         raise AdmissionError(Rule.FINITE, f"{name} holds NaN or infinity: check how the guest draws it")
     return array.reshape(tuple(tensor.dims))
 

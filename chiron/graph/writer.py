@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from chiron.graph.admitted import INPUT, LOGITS, AdmittedGraph, AttributeValue, Float32Array
+from chiron.graph.admitted import INPUT, LOGITS, AdmittedGraph, Float32Array
 from chiron.graph.errors import GraphError
+from chiron.graph.primitives import PRIMITIVES
+from chiron.graph.tape import Tape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 OUTPUT_OPSET, IR_VERSION = 17, 8
-RESHAPE = "Reshape"
-
-
-def make_node(
-    operator: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, AttributeValue]
-) -> onnx.NodeProto:
-    """Return a node named after its first output."""
-    options: dict[str, Any] = dict(attributes)
-    return helper.make_node(operator, list(inputs), list(outputs), name=outputs[0], **options)
 
 
 def make_model(
@@ -55,19 +48,25 @@ def value_info(
     return helper.make_tensor_value_info(name, kind, list(shape))
 
 
-def forward_nodes(graph: AdmittedGraph, batch: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Return the network's nodes, and the tensors they need besides parameters; `batch` -1 leaves it open."""
-    tensors = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
-    nodes = []
+def tape_of(graph: AdmittedGraph, *, batch: int | None, training: bool, drops: bool = True) -> Tape:
+    """Write the network's own nodes to a new tape.
+
+    Args:
+        graph: the admitted network.
+        batch: rows, or None for any number of them.
+        training: whether layers act as in training.
+        drops: whether dropout does, too.
+    """
+    wanted = {parameter.name for parameter in graph.trained}
     for node in graph.nodes:
-        inputs = list(node.inputs)
-        if node.operator == RESHAPE:
-            name = f"{node.output}.shape"
-            target = np.array([batch, *graph.rows[node.output]], dtype=np.int64)
-            tensors.append(numpy_helper.from_array(target, name))
-            inputs.append(name)
-        nodes.append(make_node(node.operator, inputs, [node.output], node.attributes))
-    return nodes, tensors
+        if PRIMITIVES[node.operator].differentiable and wanted.intersection(node.inputs):
+            wanted.add(node.output)
+    tape = Tape(graph.shapes(batch or 1), wanted=frozenset(wanted), batch=batch, training=training)
+    tape.drops = training and drops
+    tape.tensors.extend(numpy_helper.from_array(array, name) for name, array in graph.constants.items())
+    for node in graph.nodes:
+        PRIMITIVES[node.operator].write(tape, node)
+    return tape
 
 
 def inference_model(graph: AdmittedGraph, parameters: Float32Array, *, batch: int | None) -> bytes:
@@ -81,17 +80,12 @@ def inference_model(graph: AdmittedGraph, parameters: Float32Array, *, batch: in
     Raises:
         GraphError: the parameters are of another size or dtype.
     """
-    nodes, tensors, rows = inference_parts(graph, parameters, batch=batch)
-    inputs = [value_info(INPUT, (rows, *graph.spec.input_shape))]
-    outputs = [value_info(LOGITS, (rows, graph.spec.classes))]
-    encoded: bytes = make_model(nodes, inputs, outputs, tensors=tensors).SerializeToString()
-    return encoded
+    tape = inference_tape(graph, parameters, batch=batch)
+    return finished(tape, graph, output=LOGITS)
 
 
-def inference_parts(
-    graph: AdmittedGraph, parameters: Float32Array, *, batch: int | None
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], int | str]:
-    """Return nodes, tensors and the batch dimension of `inference_model`.
+def inference_tape(graph: AdmittedGraph, parameters: Float32Array, *, batch: int | None) -> Tape:
+    """Return the network as it is served, its parameters inside.
 
     Raises:
         GraphError: the parameters are of another size or dtype.
@@ -101,8 +95,17 @@ def inference_parts(
             f"the network takes {graph.parameter_count} float32 parameters,"
             f" not {parameters.dtype} of shape {parameters.shape}"
         )
-    nodes, tensors = forward_nodes(graph, -1 if batch is None else batch)
+    tape = tape_of(graph, batch=batch, training=False)
     for parameter in graph.parameters:
         values = parameters[parameter.span].reshape(parameter.shape)
-        tensors.append(numpy_helper.from_array(values, parameter.name))
-    return nodes, tensors, "n" if batch is None else batch
+        tape.tensors.append(numpy_helper.from_array(values, parameter.name))
+    return tape
+
+
+def finished(tape: Tape, graph: AdmittedGraph, *, output: str) -> bytes:
+    """Return a tape as the bytes of a model with input `x` and one output (n, classes)."""
+    rows = "n" if tape.batch is None else tape.batch
+    inputs = [value_info(INPUT, (rows, *graph.spec.input_shape))]
+    outputs = [value_info(output, (rows, graph.spec.classes))]
+    encoded: bytes = make_model(tape.nodes, inputs, outputs, tensors=tape.tensors).SerializeToString()
+    return encoded

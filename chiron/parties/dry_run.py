@@ -20,7 +20,7 @@ from chiron.policy import kernel
 from chiron.policy.loader import parse_policy
 from chiron.training.create import admit_network, run_configure, transforms_of
 from chiron.training.transformed import transformed
-from chiron.training.worker import Batches
+from chiron.training.worker import Batches, noise_of
 from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _create(
         compiled=guest,
     ) as batches:
         for step in range(steps):
-            losses.append(engine.run(*batches(step)))
+            losses.append(engine.run(*batches(step), noise=noise_of(seed, step, 0)))
             # plain descent: a trial of the network, not of the plan
             np.subtract(
                 engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters

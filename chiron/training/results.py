@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chiron.graph import GraphError, Predictor
+from chiron.graph import GraphError, Predictor, normalised_by_batch, settled
 from chiron.guest_api.dataset import as_float
 from chiron.guest_api.transforms import INPUT, OUTPUT, TransformError
 from chiron.training.sealed import Model
@@ -24,6 +24,7 @@ LOSS_STEP = 1 / 32  # 8 bits: 0 to 7.97; what is larger, or not a number, shows 
 LOSS_TOP = 255
 ACCURACY_STEPS = 1000  # 10 bits: tenths of a percent
 EVALUATION_ROWS = 256
+STATISTICS_BATCHES = 32  # of EVALUATION_ROWS: enough for a mean and a variance of each channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,24 @@ def evaluate(
         return Result(None, 0.0, ())
     parameters = trained.parameters[: network.admitted.parameter_count]
     try:
+        parameters = _settled(network, parameters, dataset, held)
         accuracy = _accuracy(Predictor(network.admitted, parameters, threads=1), dataset, held)
     except (GraphError, TransformError):
         return Result(None, 0.0, ())
     return Result(Model(network.graph, parameters, network.transforms), accuracy, trained.losses)
+
+
+def _settled(network: Network, parameters: Float32Array, dataset: Dataset, held: Held | None) -> Float32Array:
+    """Put the statistics of training rows into a network that normalises by batch."""
+    if not normalised_by_batch(network.admitted):
+        return parameters
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(dataset.rows))
+    batch = min(EVALUATION_ROWS, len(order))
+    chosen = order[: batch * min(STATISTICS_BATCHES, len(order) // batch)]
+    rows = as_float(dataset.rows[chosen])
+    rows = rows if held is None else held.apply(INPUT, rows)
+    parts = (rows[first : first + batch] for first in range(0, len(rows), batch))
+    return settled(network.admitted, parameters, parts, batch=batch, threads=1)
 
 
 def _accuracy(predictor: Predictor, dataset: Dataset, held: Held | None) -> float:

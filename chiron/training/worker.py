@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from chiron.training.transformed import Transformed
     from enclave import Channel
 
+NOISE = 0xD407  # tells dropout's stream from that of the order of rows
+
 
 def handle(node: Node, channel: Channel) -> None:
     """Serve the lead's connection: one job.
@@ -63,7 +65,9 @@ def handle(node: Node, channel: Channel) -> None:
         )
         with through_guest as prepared:
             send_map(channel, {"listening": True})
-            _exchange(server, offer, index=index, compute=GradientOfBatch(graph, offer, prepared))
+            _exchange(
+                server, offer, index=index, compute=GradientOfBatch(graph, offer, prepared, index=index)
+            )
 
 
 def _load(offer: Offer, path: Path, *, key: bytes) -> Dataset:
@@ -125,6 +129,13 @@ class Batches:
         return self._orders[number]
 
 
+def noise_of(seed: int, step: int, index: int) -> np.random.Generator:
+    """Return what a worker's dropout draws from at a step: the same whenever the step is computed."""
+    key = np.array([seed, NOISE], dtype=np.uint64)  # a list would go through float64
+    counter = np.array([0, 0, step, index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
 class GradientOfBatch:
     """Computes one step. The engine is built at the first step, beside the exchange: its time shows nowhere.
 
@@ -133,10 +144,10 @@ class GradientOfBatch:
     `parameters` and `gradient` are flat float32 of the whole size class; what the graph does not use is zero.
     """
 
-    def __init__(self, graph: bytes, offer: Offer, batches: Batches | Transformed) -> None:
+    def __init__(self, graph: bytes, offer: Offer, batches: Batches | Transformed, *, index: int = 0) -> None:
         self.parameters = np.zeros(offer.header.parameters, dtype=np.float32)
         self.gradient = np.zeros_like(self.parameters)
-        self._graph, self._offer, self._batches = graph, offer, batches
+        self._graph, self._offer, self._batches, self._index = graph, offer, batches, index
         self._engine: Engine | None = None
 
     def __call__(self, parameters: Float32Array, step: int) -> float:
@@ -144,7 +155,7 @@ class GradientOfBatch:
         engine = self._engine = self._engine or self._build()
         used = engine.parameters.size
         engine.parameters[:] = parameters[:used]
-        loss = engine.run(*self._batches(step))
+        loss = engine.run(*self._batches(step), noise=noise_of(self._offer.seed, step, self._index))
         self.gradient[:used] = engine.gradient
         return loss
 

@@ -258,14 +258,14 @@ def test_an_admitted_graph_cannot_hold_values_that_are_not_finite(wild: float) -
     values = graph.initial.copy()
     values[7] = wild
     with pytest.raises(GraphError, match="NaN or infinity"):
-        AdmittedGraph(graph.spec, graph.nodes, graph.parameters, values, graph.constants, graph.rows)
+        AdmittedGraph(graph.spec, graph.nodes, graph.parameters, values, graph.constants, graph.tensors)
 
 
 def test_an_admitted_graph_cannot_hold_parameters_of_another_size() -> None:
     graph = convolutional()
     with pytest.raises(GraphError, match="float32 values are needed"):
         AdmittedGraph(
-            graph.spec, graph.nodes, graph.parameters, graph.initial[1:], graph.constants, graph.rows
+            graph.spec, graph.nodes, graph.parameters, graph.initial[1:], graph.constants, graph.tensors
         )
 
 

@@ -20,6 +20,7 @@ from chiron.graph import (
     admit,
     predictor,
 )
+from chiron.graph.shapes import volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +135,9 @@ def test_a_prediction_takes_few_rows_at_once_where_each_takes_much(monkeypatch: 
     graph = admitted(classified(net), 64)
     x = np.random.default_rng(0).normal(size=(11, 4)).astype(np.float32)
     wanted = Predictor(graph, graph.initial, threads=1).predict(x)
-    monkeypatch.setattr(predictor, "AT_ONCE_VALUES", 4 * sum(int(np.prod(r)) for r in graph.rows.values()))
+    monkeypatch.setattr(
+        predictor, "AT_ONCE_VALUES", 4 * sum(volume(shape) for shape in graph.tensors.values())
+    )
     few, sizes = Predictor(graph, graph.initial, threads=1), []
     run = few._run
 

@@ -1,0 +1,188 @@
+"""Values that are known while a graph is admitted: constants, and sizes computed from shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chiron.graph.errors import AdmissionError, Rule
+from chiron.graph.shapes import MAX_RANK, need
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from chiron.graph.admitted import Shape
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MAX_KNOWN_VALUES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A size that is so many times the batch."""
+
+    count: int
+
+    def __mul__(self, other: object) -> Rows:
+        if isinstance(other, int | np.integer):
+            return Rows(self.count * int(other))
+        raise _unknown()
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: object) -> Rows | int:
+        divisor = other.count if isinstance(other, Rows) else other
+        if isinstance(divisor, int | np.integer) and divisor and self.count % int(divisor) == 0:
+            quotient = self.count // int(divisor)
+            return quotient if isinstance(other, Rows) else Rows(quotient)
+        raise _unknown()
+
+    __truediv__ = __floordiv__
+
+    def __add__(self, other: object) -> Rows:
+        if isinstance(other, Rows):
+            return Rows(self.count + other.count)
+        if isinstance(other, int | np.integer) and other == 0:
+            return self
+        raise _unknown()
+
+    __radd__ = __add__
+
+
+def _unknown() -> AdmissionError:
+    text = "it computes with the batch size beyond multiplying it: export the network with plain shapes"
+    return AdmissionError(Rule.ROWS, text)
+
+
+def of_shape(shape: Shape) -> Array:
+    """Return a shape as the value of a Shape node: integers, and Rows for the batch."""
+    value = np.empty(len(shape), dtype=object)
+    value[:] = [size if size >= 0 else Rows(-size) for size in shape]
+    return value if any(size < 0 for size in shape) else value.astype(np.int64)
+
+
+def sizes(value: Array) -> tuple[int | Rows, ...]:
+    """Return a known vector of sizes.
+
+    Raises:
+        AdmissionError: it is no short vector of integers.
+    """
+    need(holds=value.ndim <= 1 and value.size <= 4 * MAX_RANK, text="it is no short list of integers")
+    listed = value.reshape(-1).tolist()
+    need(holds=all(isinstance(each, int | Rows) for each in listed), text="it is no list of integers")
+    return tuple(listed)
+
+
+def integers(value: Array) -> tuple[int, ...]:
+    """Return a known vector of integers that has nothing to do with the batch.
+
+    Raises:
+        AdmissionError: it is something else.
+    """
+    listed = sizes(value)
+    need(holds=not any(isinstance(each, Rows) for each in listed), text="it depends on the batch")
+    return tuple(each for each in listed if isinstance(each, int))
+
+
+def known_or_none(value: Array | None, shape: Shape) -> Array | None:
+    """Return a known value in its full shape; None where it is not known, or depends on the row."""
+    if value is None or value.ndim == len(shape):
+        return value
+    if any(size < 0 for size in shape):
+        return None
+    return np.broadcast_to(value, tuple(bounded(shape)))
+
+
+def _divide(left: Array, right: Array) -> Array:
+    if np.dtype(object) in {left.dtype, right.dtype}:
+        return np.asarray(left // right)
+    if left.dtype.kind == "i":
+        need(holds=bool(np.all(right != 0)), text="it divides by zero")
+        return np.asarray(left // right)  # sizes are positive: rounding towards zero and down agree
+    return np.asarray(left / right)
+
+
+def _modulo(left: Array, right: Array) -> Array:
+    need(holds=left.dtype != object and bool(np.all(right != 0)), text="it divides by zero, or by the batch")
+    return np.asarray(left % right)
+
+
+def _gather(values: Array, places: Array, axis: int) -> Array:
+    axis = int(axis)
+    need(holds=-values.ndim <= axis < max(values.ndim, 1), text="there is no such axis", rule=Rule.ATTRIBUTE)
+    size = values.shape[axis] if values.ndim else 0
+    text = "it takes what is not there: keep indices in range"
+    need(holds=places.dtype.kind == "i" and bool(np.all((places >= -size) & (places < size))), text=text)
+    return np.asarray(np.take(values, places, axis=axis))
+
+
+def slice_known(values: Array, bounds: Sequence[Shape]) -> Array:
+    """Slice a known tensor by starts, ends, axes and steps."""
+    starts, ends, axes, steps = bounds
+    cut = [slice(None)] * values.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        cut[axis] = slice(start, None if step < 0 and end < 0 else end, step)
+    return values[tuple(cut)]
+
+
+def _range(start: Array, stop: Array, step: Array) -> Array:
+    kinds = all(each.ndim == 0 and each.dtype == np.int64 for each in (start, stop, step))
+    need(holds=kinds and step != 0, text="it counts by something else than integers")
+    need(holds=abs(int(stop) - int(start)) <= MAX_KNOWN_VALUES, text="it is too long", rule=Rule.MEMORY)
+    return np.arange(int(start), int(stop), int(step), dtype=np.int64)
+
+
+def bounded(shape: Sequence[int]) -> Sequence[int]:
+    """Return a shape that is small enough to be computed here.
+
+    Raises:
+        AdmissionError: it is not.
+    """
+    size = math.prod(shape)
+    text = f"a constant of {size} values is over the limit of {MAX_KNOWN_VALUES}: make it smaller"
+    need(holds=0 <= size <= MAX_KNOWN_VALUES and len(shape) <= MAX_RANK, text=text, rule=Rule.MEMORY)
+    return shape
+
+
+def _spread(function: Callable[..., Any]) -> Callable[..., Array]:
+    """Return a function of several arrays that broadcast, bounded before it is computed."""
+
+    def apply(*arrays: Array) -> Array:
+        try:
+            bounded(np.broadcast_shapes(*(array.shape for array in arrays)))
+        except ValueError as error:
+            raise AdmissionError(Rule.SHAPE, "constants do not broadcast: make sizes equal or 1") from error
+        with np.errstate(all="ignore"):
+            return np.asarray(function(*arrays))
+
+    return apply
+
+
+_ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": _divide,
+    "Mod": _modulo,
+    "Neg": lambda a: -a,
+    "Abs": abs,
+    "Sqrt": np.sqrt,
+    "Pow": lambda a, b: np.power(a, b.astype(a.dtype)),
+    "Equal": lambda a, b: np.asarray(a == b, dtype=bool),
+    "Greater": lambda a, b: a > b,
+    "Less": lambda a, b: a < b,
+    "GreaterOrEqual": lambda a, b: a >= b,
+    "LessOrEqual": lambda a, b: a <= b,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Not": np.logical_not,
+    "Where": lambda condition, a, b: np.where(condition.astype(bool), a, b),
+}
+FOLDED: Mapping[str, Callable[..., Array]] = {
+    **{name: _spread(function) for name, function in _ELEMENTWISE.items()},
+    "Range": _range,
+}
+gather_known = _gather
