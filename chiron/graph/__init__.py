@@ -5,7 +5,7 @@ from chiron.graph.admitted import AdmittedGraph, GraphLimits, Parameter, TensorS
 from chiron.graph.engine import Engine, StockEngine
 from chiron.graph.errors import AdmissionError, GraphError, Rule
 from chiron.graph.gradient import training_model
-from chiron.graph.losses import Loss, LossKind
+from chiron.graph.loss import Loss, LossKind
 from chiron.graph.predictor import Predictor
 from chiron.graph.statistics import normalised_by_batch, settled
 from chiron.graph.writer import inference_model

@@ -165,6 +165,7 @@ class _Builder:
             np.concatenate(net.flat),
             {name: array for name, array in net.constants.items() if name in needed},
             {name: shape for name, shape in tensors.items() if name in outputs},
+            self._interface.loss,
         )
 
     def _declare(self, name: str, tensor: Tensor, *, needed: bool = True) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chiron.graph.errors import GraphError
+from chiron.graph.loss import Loss
 from chiron.graph.shapes import bind
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 AttributeValue = int | float | str | tuple[int, ...]
 Shape = tuple[int, ...]
 INPUT, LOGITS = "x", "logits"
+CROSS_ENTROPY = Loss()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class AdmittedGraph:
         initial: float32, shape (parameter_count,), finite.
         constants: float32, int64 and bool tensors that are not trained, finite.
         tensors: the shape of `x` and of each node's output; a size below zero is that many times the batch.
+        loss: what training minimises.
 
     Raises:
         GraphError: `initial` has another size than the parameters, or a value is not finite.
@@ -140,6 +143,7 @@ class AdmittedGraph:
     initial: Float32Array
     constants: Mapping[str, Array]
     tensors: Mapping[str, Shape]
+    loss: Loss = CROSS_ENTROPY
 
     def __post_init__(self) -> None:
         wanted = sum(parameter.size for parameter in self.parameters)

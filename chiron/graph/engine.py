@@ -9,17 +9,16 @@ import numpy as np
 
 from chiron.graph.admitted import INPUT, AdmittedGraph, Float32Array
 from chiron.graph.errors import GraphError
-from chiron.graph.gradient import CROSS_ENTROPY, LOSS, gradient_name, training_model
-from chiron.graph.losses import TARGETS
+from chiron.graph.gradient import LOSS, gradient_name, training_model
 from chiron.graph.runtime import bind_array, open_session
 from chiron.graph.shapes import bind
 from chiron.graph.tape import mask_name
+from chiron.graph.write_loss import TARGETS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chiron.graph.admitted import Node
-    from chiron.graph.losses import Loss
 
 
 class Engine(Protocol):
@@ -79,7 +78,7 @@ class Mask:
 class StockEngine:
     """The training graph on stock ONNX Runtime; parameters and gradients are bound once, without copies."""
 
-    def __init__(self, graph: AdmittedGraph, *, batch: int, threads: int, loss: Loss = CROSS_ENTROPY) -> None:
+    def __init__(self, graph: AdmittedGraph, *, batch: int, threads: int) -> None:
         """Build the gradient graph and load it.
 
         Raises:
@@ -89,7 +88,7 @@ class StockEngine:
         self._gradient: Float32Array = np.zeros_like(self._parameters)
         self._shape = (batch, *graph.spec.input_shape)
         self._loss = np.zeros((), dtype=np.float32)
-        self._session = open_session(training_model(graph, batch=batch, loss=loss), threads=threads)
+        self._session = open_session(training_model(graph, batch=batch), threads=threads)
         self._binding = self._session.io_binding()
         self._bound: list[Any] = []  # ONNX Runtime's views, kept alive
         for parameter in graph.trained:

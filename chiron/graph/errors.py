@@ -27,6 +27,7 @@ class Rule(StrEnum):
     OPERANDS = "operands"  # as many as the operator takes, each rows or initializer as its place demands
     SHAPE = "shape"  # operands fit each other
     ROWS = "rows"  # rows of a batch stay apart
+    LOSS = "loss"  # the metadata names a loss that is known, with options in range
     UNUSED = "unused"  # everything leads to the logits
     PARAMETERS = "parameters"  # at least one, at most the declared size class
     MEMORY = "memory"  # a training step's activations fit

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto, numpy_helper
 
 from chiron.graph.admitted import INPUT, AdmittedGraph
-from chiron.graph.losses import TARGETS, Loss, write_loss
 from chiron.graph.primitives import PRIMITIVES
 from chiron.graph.tape import mask_name
+from chiron.graph.write_loss import TARGETS, write_loss
 from chiron.graph.writer import make_model, tape_of, value_info
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from chiron.graph.tape import Tape
 
 LOSS = "loss"
-CROSS_ENTROPY = Loss()
 
 
 def gradient_name(parameter: str) -> str:
@@ -25,7 +24,7 @@ def gradient_name(parameter: str) -> str:
     return f"d.{parameter}"
 
 
-def training_model(graph: AdmittedGraph, *, batch: int, loss: Loss = CROSS_ENTROPY) -> bytes:
+def training_model(graph: AdmittedGraph, *, batch: int) -> bytes:
     """Return an ONNX model for one training step of a fixed batch size.
 
     Inputs: `x` float32 (batch, *shape), `y` int64 (batch,), every trained parameter, a mask for every
@@ -38,7 +37,7 @@ def training_model(graph: AdmittedGraph, *, batch: int, loss: Loss = CROSS_ENTRO
     if batch < 1:
         raise ValueError(f"a batch has at least one row, not {batch}")
     tape = tape_of(graph, batch=batch, training=True)
-    total = write_loss(tape, loss, classes=graph.spec.classes, batch=batch)
+    total = write_loss(tape, graph.loss, classes=graph.spec.classes, batch=batch)
     for node in reversed(graph.nodes):
         gradient = tape.gradient(node.output)
         if gradient is not None and tape.wants(node.output):

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from chiron.graph.admitted import INPUT, LOGITS
 from chiron.graph.errors import AdmissionError, Rule
+from chiron.graph.loss import Loss, parse_loss
 from chiron.graph.operators import OPSETS
 from chiron.graph.wire import scan
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 IR_VERSIONS = range(3, 14)
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 FIELDS_PER_NODE = 128  # its attributes, its share of the initializers, what exporters note beside it
+MAX_PROPERTIES = 256
 MAX_FOREIGN_OPSETS = 16  # exporters list domains that no node uses
 
 
@@ -50,6 +52,7 @@ class Interface:
     opset: int
     batch: int
     takes_integers: bool
+    loss: Loss
 
 
 def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits) -> Interface:
@@ -79,7 +82,20 @@ def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits
     rows = _check_port(graph.input, INPUT, shape=spec.input_shape, kinds=(floats, integers))
     _check_port(graph.output, LOGITS, shape=(spec.classes,), kinds=(floats,))
     batch = max(int(rows.shape.dim[0].dim_value), 0)
-    return Interface(opset, batch, rows.elem_type == integers)
+    loss = parse_loss(_properties(model))
+    if loss.class_weights and len(loss.class_weights) != spec.classes:
+        text = f"{len(loss.class_weights)} class weights do not fit {spec.classes} classes: give one each"
+        raise AdmissionError(Rule.LOSS, text)
+    return Interface(opset, batch, rows.elem_type == integers, loss)
+
+
+def _properties(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the model's metadata; exporters write there, too."""
+    named = [(str(each.key), str(each.value)) for each in model.metadata_props[:MAX_PROPERTIES]]
+    if len(model.metadata_props) > MAX_PROPERTIES or len(dict(named)) != len(named):
+        text = f"there are over {MAX_PROPERTIES} metadata properties, or one twice: remove some"
+        raise AdmissionError(Rule.LOSS, text)
+    return dict(named)
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -1,71 +1,27 @@
-"""Losses: what a training graph minimises, and its gradient with respect to the logits."""
+"""Writes losses and their gradients with respect to the logits."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto
 
 from chiron.graph.admitted import LOGITS
+from chiron.graph.loss import LossKind
 
 if TYPE_CHECKING:
+    from chiron.graph.loss import Loss
     from chiron.graph.tape import Tape
 
 TARGETS = "y"
-
-
-class LossKind(Enum):
-    """The losses that a plan may name."""
-
-    CROSS_ENTROPY = "cross-entropy"
-    SQUARED = "mse"
-    HUBER = "huber"
-    BINARY = "binary-cross-entropy"
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A loss, the mean over a batch.
-
-    Args:
-        kind: softmax cross-entropy, or one of those that treat every output on its own.
-        class_weights: one weight a class (cross-entropy): the mean is weighted by those of the targets.
-        smoothing: share of each target that is spread over all classes (cross-entropy), 0 to less than 1.
-        delta: where Huber's loss turns from square to straight.
-
-    Raises:
-        ValueError: a number is out of range, or an option is given that the kind does not have.
-    """
-
-    kind: LossKind = LossKind.CROSS_ENTROPY
-    class_weights: tuple[float, ...] = ()
-    smoothing: float = 0.0
-    delta: float = 1.0
-
-    def __post_init__(self) -> None:
-        weighed = all(math.isfinite(w) and w >= 0 for w in self.class_weights)
-        if not weighed or (self.class_weights and not sum(self.class_weights) > 0):
-            raise ValueError("class weights must be finite, at least 0 and not all 0")
-        if not 0 <= self.smoothing < 1 or not (math.isfinite(self.delta) and self.delta > 0):
-            raise ValueError("smoothing must be 0 to less than 1, and delta a positive number")
-        if self.kind is not LossKind.CROSS_ENTROPY and (self.class_weights or self.smoothing):
-            raise ValueError(f"class weights and smoothing are cross-entropy's, not {self.kind.value}'s")
 
 
 def write_loss(tape: Tape, loss: Loss, *, classes: int, batch: int) -> str:
     """Write a loss and give the logits their gradient; return the loss's name.
 
     A target outside the classes counts as no class: its row adds nothing to the loss.
-
-    Raises:
-        ValueError: there are not as many weights as classes.
     """
-    if loss.class_weights and len(loss.class_weights) != classes:
-        raise ValueError(f"{len(loss.class_weights)} class weights do not fit {classes} classes")
     columns = tape.op("Unsqueeze", [TARGETS, tape.ints(1)])
     is_target = tape.op("Equal", [columns, tape.ints(*range(classes))])
     hot = tape.op("Cast", [is_target], to=TensorProto.FLOAT)
