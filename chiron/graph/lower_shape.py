@@ -24,7 +24,7 @@ from chiron.graph.net import Tensor, known
 from chiron.graph.primitives import Kind
 from chiron.graph.shapes import (
     MAX_RANK,
-    batch_axis,
+    before_batch,
     has_batch,
     inner_axes,
     need,
@@ -93,12 +93,11 @@ def _settled(shape: Shape, target: list[int | Rows], *, batch: int) -> Shape:
         text="the target shape has two -1, or sizes below 1",
     )
     if has_batch(shape) and not any(isinstance(size, Rows) for size in target):
-        before = math.prod(shape[: batch_axis(shape)])
-        axis = _place_of_batch(target, before=before, batch=batch)
+        axis = _place_of_batch(target, before=before_batch(shape), batch=batch)
         if axis is not None:
             size = target[axis]
             target[axis] = Rows(int(size) // batch) if isinstance(size, int) else size
-        elif open_axes and math.prod(int(s) for s in target[: open_axes[0]] if isinstance(s, int)) == before:
+        elif open_axes:
             target[open_axes[0]] = Rows(-1)
     return _filled(shape, target, open_axes)
 
@@ -272,7 +271,8 @@ def slices(net: Net, call: Call) -> Tensor:
             need(holds=whole, text="it takes a part of the batch: rows stay apart", rule=Rule.ROWS)
             continue
         first, last, pace = slice(start, end, step).indices(size)
-        need(holds=len(range(first, last, pace)) > 0, text="it takes nothing of an axis")
+        some = tensor.value is not None or len(range(first, last, pace)) > 0
+        need(holds=some, text="it takes nothing of an axis")
         tensor = cut(net, tensor, axis=place, start=first, end=last, step=pace)
     return tensor
 

@@ -1,7 +1,8 @@
 """Shapes whose batch stays symbolic: a dimension below zero is that many times the batch.
 
 A row's values lie together: where the batch is merged with other sizes it is the outermost of them, so
-(-6, 4) is six places of each row in turn. A shape holds the batch once or not at all; no rule lets rows mix.
+(-6, 4) is six places of each row in turn; where it is not, the size is `Interleaved`. A shape holds the batch
+once or not at all; no rule lets rows mix.
 """
 
 from __future__ import annotations
@@ -19,6 +20,34 @@ if TYPE_CHECKING:
 BATCH = -1
 MAX_RANK = 6
 FAR = 1 << 31  # a bound of Slice that says "to the end"
+
+
+class Interleaved(int):
+    """A size below zero whose first `outer` parts each hold the whole batch: steps, then rows, merged.
+
+    It equals only another one of the same parts, so that such tensors meet their like alone.
+    """
+
+    outer: int
+
+    def __new__(cls, size: int, outer: int) -> Interleaved:  # noqa: PYI034  an int is not changed later
+        """Return the size; `outer` divides it."""
+        made = super().__new__(cls, size)
+        made.outer = outer
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Interleaved) and (int(self), self.outer) == (int(other), other.outer)
+
+    def __hash__(self) -> int:
+        return hash((int(self), self.outer))
+
+
+def before_batch(shape: Shape) -> int:
+    """Return how many values' strides go before the batch: the sizes in front of it."""
+    axis = batch_axis(shape)
+    size = shape[axis]
+    return math.prod(shape[:axis]) * (size.outer if isinstance(size, Interleaved) else 1)
 
 
 def need(*, holds: bool, text: str, rule: Rule = Rule.SHAPE) -> None:
@@ -111,16 +140,20 @@ def matmul(left: Shape, right: Shape) -> Shape:
 def reshape(shape: Shape, target: Shape) -> Shape:
     """Check that a shape may be given another: as many values, and as many before the batch as before.
 
-    The values of one row stay together: what is in front of the batch neither grows nor shrinks.
+    What is in front of the batch stays in front of it, or is merged with it.
     """
     text = f"{shown(shape)} does not reshape to {shown(target)}: keep the number of values"
     need(holds=volume(shape) == volume(target) and len(target) <= MAX_RANK and 0 not in target, text=text)
     need(holds=has_batch(shape) == has_batch(target), text=text, rule=Rule.ROWS)
-    if has_batch(shape):
-        before = [math.prod(each[: batch_axis(each)]) for each in (shape, target)]
-        text = f"{shown(shape)} to {shown(target)} would mix rows: keep the batch where it is"
-        need(holds=before[0] == before[1], text=text, rule=Rule.ROWS)
-    return target
+    if not has_batch(shape):
+        return target
+    axis = batch_axis(target)
+    front, size = math.prod(target[:axis]), int(target[axis])
+    outer, rest = divmod(before_batch(shape), front)
+    text = f"{shown(shape)} to {shown(target)} would mix rows: keep the batch where it is"
+    need(holds=rest == 0 and size % max(outer, 1) == 0, text=text, rule=Rule.ROWS)
+    merged = size if outer == 1 else Interleaved(size, outer)
+    return (*target[:axis], merged, *target[axis + 1 :])
 
 
 def concat(operands: Sequence[Shape], axis: int) -> Shape:
