@@ -83,7 +83,7 @@ NETWORKS = {
     "instance_norm": Network(images.instance_norm, MIDDLE, (*ALL, DYNAMO_TRAIN + PLAIN)),
     "text_transformer": Network(sequences.TextTransformer, TEXT, (*NEW, SCRIPT_TRAIN), tokens=1000),
     "plain_transformer": Network(sequences.PlainTransformer, TEXT, (*ALL, DYNAMO_TRAIN + PLAIN), tokens=1000),
-    "lstm_text": Network(sequences.LSTMText, TEXT, ALL, tokens=1000),
+    "lstm_text": Network(sequences.LSTMText, TEXT, (*NEW, SCRIPT), tokens=1000),
     "gru_series": Network(sequences.GRUSeries, (20, 8), ALL),
     "tabular": Network(sequences.Tabular, (10,), (*ALL, DYNAMO_TRAIN + PLAIN)),
     "conv1d": Network(sequences.conv1d, (3, 128), ALL),
