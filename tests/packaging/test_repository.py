@@ -19,7 +19,7 @@ PACKAGES = ("chiron", "wasm_sandbox", "enclave", "paramserver")
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 HIDDEN_AND_OURS = {".ci", ".github", ".gitignore"}
 MADE = {"__pycache__", "build", "dist", "htmlcov", "site", "node_modules"}
-BINARY = {".npz", ".wasm", ".png", ".pyc"}
+BINARY = {".gz", ".npz", ".wasm", ".png", ".pyc"}
 FORBIDDEN = {
     "a path of one machine": r"(?<![\w.])/(?:home|Users|root|work|mnt|opt)/\w",
     "the place of a checkout": r"(?<![\w.])" + re.escape(str(CHECKOUT)) + "/",
