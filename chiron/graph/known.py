@@ -129,10 +129,16 @@ def slice_known(values: Array, bounds: Sequence[Shape]) -> Array:
 
 
 def _range(start: Array, stop: Array, step: Array) -> Array:
-    kinds = all(each.ndim == 0 and each.dtype == np.int64 for each in (start, stop, step))
-    need(holds=kinds and step != 0, text="it counts by something else than integers")
-    need(holds=abs(int(stop) - int(start)) <= MAX_KNOWN_VALUES, text="it is too long", rule=Rule.MEMORY)
-    return np.arange(int(start), int(stop), int(step), dtype=np.int64)
+    numbers = (start, stop, step)
+    text = "it counts the rows of the batch: a row does not know its place"
+    need(holds=not any(each.dtype == object for each in numbers), text=text, rule=Rule.ROWS)
+    kinds = all(each.size == 1 and each.dtype in {start.dtype, np.dtype(np.int64)} for each in numbers)
+    need(holds=kinds, text="it does not count by numbers of one kind")
+    first, end, pace = (each.reshape(()).item() for each in numbers)
+    need(holds=pace != 0 and math.isfinite(end - first), text="it counts by 0, or without an end")
+    long = abs(end - first) / abs(pace) > MAX_KNOWN_VALUES
+    need(holds=not long, text="it is too long", rule=Rule.MEMORY)
+    return np.arange(first, end, pace, dtype=start.dtype)
 
 
 def bounded(shape: Sequence[int]) -> Sequence[int]:

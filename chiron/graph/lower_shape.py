@@ -314,7 +314,10 @@ def gather(net: Net, call: Call) -> Tensor:
             part = cut(net, data, axis=axis, start=at, end=at + 1)
             return to_shape(net, part, data.shape[:axis] + data.shape[axis + 1 :])
         return net.emit("Gather", data, known(chosen % size), axis=axis)
-    bound = net.emit("Clip", places, low=0, high=size - 1)  # a place that is not there would end the step
+    wrapped = net.emit("Add", places, known(np.array(size, np.int64)))
+    behind = net.emit("Less", places, known(np.zeros((), np.int64)))
+    counted = net.emit("Where", behind, wrapped, places)
+    bound = net.emit("Clip", counted, low=0, high=size - 1)  # a place that is not there would end the step
     return net.emit("Gather", data, bound, axis=axis)
 
 

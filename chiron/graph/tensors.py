@@ -33,7 +33,7 @@ def shown(name: object) -> str:
 def decode(tensor: TensorProto, *, constant: bool = False) -> Array:
     """Return a tensor's values: float32, int64 (also of int32) or bool, its own memory.
 
-    A constant may be infinite, as masks are, and empty, as exporters' intermediate results are.
+    A constant may be infinite, as masks are, empty, as exporters' results are on the way, and float64.
 
     Raises:
         AdmissionError: it is of another kind, elsewhere, misshapen or not finite.
@@ -41,17 +41,18 @@ def decode(tensor: TensorProto, *, constant: bool = False) -> Array:
     name = f"initializer {shown(tensor.name)}"
     if tensor.data_location != TensorProto.DEFAULT or len(tensor.external_data):
         raise AdmissionError(Rule.TENSORS, f"{name} is external data: put its values into the graph")
-    if tensor.data_type not in _KINDS or tensor.HasField("segment"):
+    kinds = {**_KINDS, TensorProto.DOUBLE: (np.dtype("<f8"), "double_data")} if constant else _KINDS
+    if tensor.data_type not in kinds or tensor.HasField("segment"):
         raise AdmissionError(Rule.TENSORS, f"{name} is neither float32, int64, int32 nor bool: convert it")
     least = 0 if constant else 1
     if len(tensor.dims) > MAX_RANK or any(not least <= size <= MAX_DIMENSION for size in tensor.dims):
         text = f"{name} has a rank over {MAX_RANK}, or a dimension below {least} or over {MAX_DIMENSION}"
         raise AdmissionError(Rule.TENSORS, f"{text}: reshape it")
-    kind, own = _KINDS[tensor.data_type]
+    kind, own = kinds[tensor.data_type]
     if any(len(getattr(tensor, field)) for field in _FIELDS if field != own):
         raise AdmissionError(Rule.TENSORS, f"{name} holds values of another type: keep its own")
     array = _values(tensor, kind, own=own, name=name)
-    array = array.astype(np.int64) if kind.kind == "i" else array
+    array = array.astype({"i": np.int64, "f": np.float32}.get(kind.kind, array.dtype), copy=False)
     strange = np.isnan if constant else lambda values: ~np.isfinite(values)
     if kind.kind == "f" and strange(array).any():
         raise AdmissionError(Rule.FINITE, f"{name} holds NaN or infinity: check how the guest draws it")
