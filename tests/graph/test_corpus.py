@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import sys
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_a_network_is_valid_and_its_logits_are_finite(name: str) -> None:
 
 
 def test_no_network_holds_a_path_of_the_machine_that_exported() -> None:
-    prefix = f"{sys.prefix}/".encode()
-    for name in names():
-        model = load(name)
-        assert not any(each in model for each in (b"/tmp/", b"/home/", b"/site-packages/", prefix)), name
+    for path in FOLDER.glob(f"*{SUFFIX}"):
+        stored = gzip.decompress(path.read_bytes())
+        found = [each for each in (b"/tmp/", b"/home/", b"/site-packages/", b"/usr/") if each in stored]
+        assert found == [], path.name

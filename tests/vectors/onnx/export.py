@@ -163,6 +163,9 @@ def initialised(model: nn.Module) -> nn.Module:
             nn.init.uniform_(module.weight, 0.9, 1.1)
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for module in model.modules():
+        if isinstance(module, images.Residual) and isinstance(module.body[-1], nn.BatchNorm2d):
+            nn.init.uniform_(module.body[-1].weight, 0.2, 0.3)  # else sums double from block to block
     return model
 
 
