@@ -5,9 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 FASHION ?= /usr/share/datasets/fashion-mnist
 STAMP := $(VENV)/.installed
+ORT_VENV := .venv-ort-training
+ORT_BIN := $(ORT_VENV)/bin
+ORT_STAMP := $(ORT_VENV)/.installed
+ORT_LOCK := requirements-ort-training.lock
+ORT_TRAINING := onnxruntime-training-cpu==1.19.2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly capacity slot-timing leak-timing data lock clean
+.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -18,6 +23,15 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# onnxruntime-training-cpu fills the folder of onnxruntime, so it has an environment of its own.
+$(ORT_STAMP): $(ORT_LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+		{ echo "$(ORT_TRAINING) needs Python 3.11 or 3.12: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(ORT_VENV)
+	$(ORT_BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(ORT_LOCK)
+	$(ORT_BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
 demo: $(STAMP) ## train on real handwritten digits, from secret code and secret data to answers
@@ -41,6 +55,10 @@ tests: $(STAMP) ## the tests on two cores, with branch coverage; what trains on 
 	$(BIN)/coverage report --include='chiron/policy/*,enclave/verifier.py' --fail-under=100 --format=total >/dev/null || \
 		{ echo "policy and verifier need 100 % branch coverage"; exit 1; }
 
+test-ort-training: $(ORT_STAMP) ## the second engine: the same gradients from both and from differences, a whole job
+	$(ORT_BIN)/pytest -n 2 --dist loadfile tests/graph
+	$(ORT_BIN)/pytest tests/training/test_digits_job.py
+
 long: $(STAMP) ## the tests that make test leaves out for time: prover, languages, random modules
 	$(BIN)/pytest -n 3 --dist loadfile -m "long and not alone"
 	$(BIN)/pytest -m "long and alone"
@@ -62,6 +80,9 @@ coq: ## check the unwinding theorem (needs coqc: apt-get install coq)
 
 bench-sandbox: $(STAMP) ## time the sandbox: host calls, fresh instances, bulk data, the kernel
 	$(BIN)/python -m benchmarks.sandbox
+
+bench-engines: $(STAMP) $(ORT_STAMP) ## time both engines, by turns, on three networks (two minutes)
+	$(BIN)/python -m benchmarks.engines $(ORT_BIN)/python
 
 bench-component: $(STAMP) ## time a Python guest: build, compile, fresh instances (a minute)
 	$(BIN)/python -m benchmarks.sandbox_component
@@ -98,6 +119,8 @@ lock: ## write the locked requirements again (needs uv)
 		pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 		--extra build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	{ echo '$(ORT_TRAINING)' | uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-deps \
+		--python-version 3.11 - && awk '/^[a-z]/ { other = !/^onnxruntime==/ } other' requirements-dev.lock; } > $(ORT_LOCK)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .demo build dist .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ORT_VENV) .demo build dist .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .pytest_cache

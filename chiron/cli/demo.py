@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chiron.cli.jobs import BAD, follow, why_not
-from chiron.cli.output import add_command
+from chiron.cli.output import add_command, add_engine
 from chiron.cli.party import describe_offer, describe_receipt
+from chiron.installation import check_engine
 from chiron.launch.errors import LaunchError
 from chiron.launch.runtime import code_root
 from chiron.parties.data import load_dataset
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chiron.cli.output import Commands, Output
+    from chiron.installation import EngineName
 
 SEED = 7
 QUERIES = 10
@@ -38,10 +40,11 @@ STOP_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a demo trains on: the operator's project and the user's data."""
+    """What a demo trains on, and with what: the operator's project, the user's data, the engine."""
 
     project: str
     data: Path
+    engine: EngineName
 
 
 def register(commands: Commands) -> None:
@@ -58,11 +61,13 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--seed", type=int, default=SEED, help="public seed of the job (default: %(default)s)"
     )
+    add_engine(parser)
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Run the demo in a folder that is removed afterwards, or kept where --home says."""
+    check_engine(chosen.engine)
     output.warn_simulated()
     choice = _choice(chosen)
     if chosen.home is not None and chosen.home.exists():
@@ -76,8 +81,8 @@ def run(chosen: argparse.Namespace, output: Output) -> None:
 
 def _choice(chosen: argparse.Namespace) -> Choice:
     if chosen.dataset == "digits":
-        return Choice("mlp-c", chosen.data or code_root() / "examples" / "data" / "digits.npz")
-    return Choice("cnn-c", chosen.data or FASHION_FOLDER)
+        return Choice("mlp-c", chosen.data or code_root() / "examples" / "data" / "digits.npz", chosen.engine)
+    return Choice("cnn-c", chosen.data or FASHION_FOLDER, chosen.engine)
 
 
 class Demo:
@@ -161,9 +166,11 @@ class Demo:
     def _platform(self) -> Iterator[str]:
         """Run `chiron up` and end it, by its id, whatever happens."""
         home = self._folder / "platform"
-        self._output.say("[dim]$ chiron up --home …/platform --port 0[/]")
+        engine = self._choice.engine.value
+        command = ["up", "--home", str(home), "--port", "0", "--engine", engine]
+        self._output.say(f"[dim]$ chiron {' '.join(command).replace(str(self._folder), '…')}[/]")
         process = subprocess.Popen(  # noqa: S603  our own module, no shell
-            [sys.executable, "-m", "chiron", "up", "--home", str(home), "--port", "0", "--json"],
+            [sys.executable, "-m", "chiron", *command, "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from chiron import __version__
 from chiron.cli.output import Output
 from chiron.guest_api.errors import GuestApiError
+from chiron.installation import InstallationError
 from chiron.launch.errors import LaunchError
 from chiron.parties.errors import PartyError
 from chiron.policy.types import PolicyError
@@ -39,6 +40,7 @@ EXPECTED = (
     PartyError,
     LaunchError,
     TrainingError,
+    InstallationError,
     GuestApiError,
     PolicyError,
     ServingError,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from chiron.installation import EngineName
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  argparse names no other
 
@@ -76,6 +78,18 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     """Add --policy: another policy than the one that is installed."""
     parser.add_argument(
         "--policy", type=Path, metavar="FILE", help="a policy.toml (default: the one of this Chiron)"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add --engine: which engine this installation is expected to train with."""
+    parser.add_argument(
+        "--engine",
+        type=EngineName,
+        choices=list(EngineName),
+        default=EngineName.STOCK,
+        metavar="{" + ",".join(EngineName) + "}",
+        help="what workers train with; the environment must have it (default: %(default)s)",
     )
 
 

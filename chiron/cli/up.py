@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chiron.cli.output import add_command, add_policy
+from chiron.cli.output import add_command, add_engine, add_policy
+from chiron.installation import check_engine
 from chiron.launch.local import Deployment
 from chiron.policy.loader import policy_bytes
 
@@ -35,12 +36,14 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help="0 for any free one (default: %(default)s)"
     )
+    add_engine(parser)
     add_policy(parser)
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace, output: Output) -> None:
     """Run the platform until Ctrl-C, SIGTERM or the loss of an enclave process."""
+    check_engine(chosen.engine)
     output.warn_simulated()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -58,7 +61,8 @@ def run(chosen: argparse.Namespace, output: Output) -> None:
             progress.add_task("starting enclave processes", total=None)
             url = deployment.start(chosen.port)
         processes = {name: process.pid for name, process in deployment.processes.items()}
-        ready = {"event": "ready", "url": url, "processes": processes, **deployment.describe()}
+        public = {"engine": chosen.engine.value, **deployment.describe()}
+        ready = {"event": "ready", "url": url, "processes": processes, **public}
         named = "  ".join(f"{name} {pid}" for name, pid in processes.items())
         output.result(ready, f"platform ready at {url}\nprocesses  {named}\nCtrl-C stops it")
         deployment.run(stop)

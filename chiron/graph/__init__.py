@@ -3,9 +3,11 @@
 from chiron.graph.admission import admit
 from chiron.graph.admitted import AdmittedGraph, GraphLimits, Parameter, TensorSpec
 from chiron.graph.engine import Engine, StockEngine
+from chiron.graph.engines import open_engine
 from chiron.graph.errors import AdmissionError, GraphError, Rule
 from chiron.graph.gradient import training_model
 from chiron.graph.loss import Loss, LossKind
+from chiron.graph.ort_training import OrtTrainingEngine
 from chiron.graph.predictor import Predictor
 from chiron.graph.statistics import normalised_by_batch, settled
 from chiron.graph.writer import inference_model
@@ -18,6 +20,7 @@ __all__ = [
     "GraphLimits",
     "Loss",
     "LossKind",
+    "OrtTrainingEngine",
     "Parameter",
     "Predictor",
     "Rule",
@@ -26,6 +29,7 @@ __all__ = [
     "admit",
     "inference_model",
     "normalised_by_batch",
+    "open_engine",
     "settled",
     "training_model",
 ]

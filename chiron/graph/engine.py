@@ -75,11 +75,11 @@ class Mask:
         np.multiply(self.values, np.float32(1 / (1 - self.ratio)), out=self.values)
 
 
-class StockEngine:
-    """The training graph on stock ONNX Runtime; parameters and gradients are bound once, without copies."""
+class SessionEngine:
+    """A training graph as a session of ONNX Runtime; parameters and gradients are bound once, not copied."""
 
-    def __init__(self, graph: AdmittedGraph, *, batch: int, threads: int) -> None:
-        """Build the gradient graph and load it.
+    def __init__(self, graph: AdmittedGraph, model: bytes, *, batch: int, threads: int) -> None:
+        """Load a training graph of this admitted graph, with the inputs and outputs of `training_model`.
 
         Raises:
             GraphError: ONNX Runtime refuses it.
@@ -88,7 +88,7 @@ class StockEngine:
         self._gradient: Float32Array = np.zeros_like(self._parameters)
         self._shape = (batch, *graph.spec.input_shape)
         self._loss = np.zeros((), dtype=np.float32)
-        self._session = open_session(training_model(graph, batch=batch), threads=threads)
+        self._session = open_session(model, threads=threads)
         self._binding = self._session.io_binding()
         self._bound: list[Any] = []  # ONNX Runtime's views, kept alive
         for parameter in graph.trained:
@@ -146,3 +146,15 @@ class StockEngine:
 
     def _bind_output(self, name: str, array: Float32Array, shape: tuple[int, ...]) -> None:
         self._binding.bind_output(name, "cpu", 0, np.float32, list(shape), array.ctypes.data)
+
+
+class StockEngine(SessionEngine):
+    """The gradient graph of `training_model`: standard operators, so that any ONNX Runtime runs it."""
+
+    def __init__(self, graph: AdmittedGraph, *, batch: int, threads: int) -> None:
+        """Build the gradient graph and load it.
+
+        Raises:
+            GraphError: ONNX Runtime refuses it.
+        """
+        super().__init__(graph, training_model(graph, batch=batch), batch=batch, threads=threads)

@@ -42,3 +42,31 @@ def open_session(model: bytes, *, threads: int) -> ort.InferenceSession:
 def bind_array(array: np.ndarray[Any, np.dtype[Any]]) -> Any:  # noqa: ANN401  ONNX Runtime ships no types
     """Return ONNX Runtime's view of a contiguous array, without a copy; the array must outlive it."""
     return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def differentiate(model: bytes, *, loss: str, wanted: set[str]) -> bytes:
+    """Return a model that computes what this one does, and as `NAME_grad` the loss's gradient of some inputs.
+
+    Args:
+        model: an ONNX model of this package's own making.
+        loss: the name of its scalar output.
+        wanted: names of inputs.
+
+    Raises:
+        GraphError: this ONNX Runtime is not onnxruntime-training, or it has no gradient for an operator.
+    """
+    try:
+        from onnxruntime.capi._pybind_state import GradientGraphBuilder  # noqa: PLC0415  not in stock
+    except ImportError as error:
+        text = "the engine ort-training needs onnxruntime-training-cpu: make test-ort-training installs it"
+        raise GraphError(text) from error
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    try:
+        builder = GradientGraphBuilder(model, {loss}, wanted, loss, options)
+        builder.build()
+        made: bytes = builder.get_model()
+    except Exception as error:  # ONNX Runtime's errors share no public base class
+        text = f"onnxruntime-training makes no gradient graph ({type(error).__name__})"
+        raise GraphError(f"{text}: it knows fewer operators than the stock engine; use that") from error
+    return made

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chiron.installation import DISTRIBUTIONS, installed_engine
 from chiron.policy.loader import spec_folder
 from enclave import measure
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from enclave import Measurement
 
 PACKAGES = ("chiron", "wasm_sandbox", "enclave", "paramserver")
-DEPENDENCIES = ("cbor2", "cryptography", "h11", "numpy", "onnx", "onnxruntime", "pyOpenSSL", "wasmtime")
+DEPENDENCIES = ("cbor2", "cryptography", "h11", "numpy", "onnx", "pyOpenSSL", "wasmtime")
 
 
 def code_root() -> Path:
@@ -30,5 +31,6 @@ def runtime_measurement() -> Measurement:
     spec = spec_folder()
     if not spec.is_relative_to(roots[0]):
         roots.append(spec)
-    versions = {name: metadata.version(name) for name in DEPENDENCIES}
+    engine = DISTRIBUTIONS[installed_engine()]  # which one workers use is a fact of the measurement
+    versions = {name: metadata.version(name) for name in (*DEPENDENCIES, engine)}
     return measure(roots, extra=versions | {"python": platform.python_version()})

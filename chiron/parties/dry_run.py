@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chiron.graph import GraphError, StockEngine
+from chiron.graph import GraphError, open_engine
 from chiron.guest_api.dataset import as_float, encode_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.limits import compile_guest
@@ -106,7 +106,7 @@ def _create(
     network = admit_network(monitor, header, dataset.schema)
     transforms = transforms_of(monitor, guest.binary, process.exports)
     monitor.finish_phase()
-    engine = StockEngine(network.admitted, batch=header.batch, threads=1)
+    engine = open_engine(network.admitted, batch=header.batch, threads=1)
     engine.parameters[:] = network.admitted.initial
     losses, began = [], time.monotonic()
     with transformed(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chiron.graph import StockEngine
+from chiron.graph import open_engine
 from chiron.guest_api.dataset import as_float, decode_dataset
 from chiron.training.agreement import Offer
 from chiron.training.create import admit_graph
@@ -162,4 +162,4 @@ class GradientOfBatch:
     def _build(self) -> Engine:
         header = self._offer.header
         admitted = admit_graph(unpad(self._graph), header, self._offer.schema)
-        return StockEngine(admitted, batch=header.batch, threads=1)
+        return open_engine(admitted, batch=header.batch, threads=1)

@@ -18,13 +18,14 @@ from onnx import helper
 
 from chiron.graph import (
     AdmittedGraph,
+    Engine,
     GraphError,
     GraphLimits,
     Predictor,
-    StockEngine,
     TensorSpec,
     admit,
     inference_model,
+    open_engine,
     training_model,
 )
 from chiron.graph.runtime import open_session
@@ -58,9 +59,9 @@ def batch(graph: AdmittedGraph, rows: int, *, seed: int = 0) -> tuple[NDArray[np
     return x, random.integers(0, graph.spec.classes, rows)
 
 
-def trained(graph: AdmittedGraph, steps: int, *, rate: float) -> tuple[StockEngine, list[float]]:
+def trained(graph: AdmittedGraph, steps: int, *, rate: float) -> tuple[Engine, list[float]]:
     x, y = batch(graph, 32)
-    engine = StockEngine(graph, batch=32, threads=1)
+    engine = open_engine(graph, batch=32, threads=1)
     losses = []
     for _ in range(steps):
         losses.append(engine.run(x, y))
@@ -73,7 +74,7 @@ def test_a_perceptron_learns_separable_data_to_almost_no_loss() -> None:
     random = np.random.default_rng(0)
     y = random.integers(0, 2, 64)
     x = (random.normal(size=(64, 2)) * 0.3 + np.where(y, 2, -2)[:, None]).astype(np.float32)
-    engine = StockEngine(graph, batch=64, threads=1)
+    engine = open_engine(graph, batch=64, threads=1)
     first = engine.run(x, y)
     for _ in range(300):
         engine.run(x, y)
@@ -107,7 +108,7 @@ def test_two_trainings_of_one_admitted_graph_do_not_touch_each_other() -> None:
 
 def test_gradients_land_in_the_buffer_that_was_there_from_the_start() -> None:
     graph = convolutional()
-    engine = StockEngine(graph, batch=4, threads=1)
+    engine = open_engine(graph, batch=4, threads=1)
     address = engine.gradient.ctypes.data
     engine.gradient[:] = np.nan
     engine.run(*batch(graph, 4))
@@ -119,7 +120,7 @@ def test_gradients_land_in_the_buffer_that_was_there_from_the_start() -> None:
 def test_rows_and_targets_that_are_not_contiguous_count_as_they_read() -> None:
     graph = convolutional()
     x, y = batch(graph, 8)
-    engine = StockEngine(graph, batch=4, threads=1)
+    engine = open_engine(graph, batch=4, threads=1)
     strided = engine.run(x[::2], y[::2])
     gradient = engine.gradient.copy()
     assert strided == engine.run(x[::2].copy(), y[::2].copy())
@@ -128,7 +129,7 @@ def test_rows_and_targets_that_are_not_contiguous_count_as_they_read() -> None:
 
 def test_a_batch_of_another_shape_or_dtype_is_refused() -> None:
     graph = convolutional()
-    engine = StockEngine(graph, batch=4, threads=1)
+    engine = open_engine(graph, batch=4, threads=1)
     x, y = batch(graph, 4)
     wrong: list[tuple[NDArray[Any], NDArray[Any]]] = [
         (x[:3], y[:3]),
@@ -150,7 +151,7 @@ def test_an_empty_batch_has_no_training_model() -> None:
 @given(wild=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=4, max_size=4))
 def test_a_target_outside_the_classes_adds_nothing(wild: list[int]) -> None:
     graph = admitted(perceptron(6, 5, 3))
-    engine = StockEngine(graph, batch=4, threads=1)
+    engine = open_engine(graph, batch=4, threads=1)
     x, _ = batch(graph, 4)
     y = np.array(wild, dtype=np.int64)
     loss = engine.run(x, y)
@@ -160,7 +161,7 @@ def test_a_target_outside_the_classes_adds_nothing(wild: list[int]) -> None:
         assert loss == 0
         assert not np.any(mixed)
         return
-    alone = StockEngine(graph, batch=len(valid), threads=1)
+    alone = open_engine(graph, batch=len(valid), threads=1)
     assert loss == pytest.approx(alone.run(x[valid], y[valid]) * len(valid) / 4, rel=1e-5)
     np.testing.assert_allclose(mixed, alone.gradient * len(valid) / 4, rtol=1e-4, atol=1e-7)
 
@@ -168,7 +169,7 @@ def test_a_target_outside_the_classes_adds_nothing(wild: list[int]) -> None:
 @pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, 3e38])
 def test_wild_values_give_a_loss_that_says_so_and_no_crash(wild: float) -> None:
     graph = convolutional(32)
-    engine = StockEngine(graph, batch=4, threads=1)
+    engine = open_engine(graph, batch=4, threads=1)
     x, y = batch(graph, 4)
     good = engine.run(x, y)
     x[:] = wild
@@ -180,7 +181,7 @@ def test_huge_logits_give_a_finite_loss() -> None:
     net = Network((2,), 2)
     net.add("Mul", net.values("const.large", np.full((1, 2), 1e30, np.float32)))
     net.add("MatMul", net.values("w", np.eye(2, dtype=np.float32)))
-    engine = StockEngine(admitted(net), batch=1, threads=1)
+    engine = open_engine(admitted(net), batch=1, threads=1)
     x = np.array([[3.0, -3.0]], dtype=np.float32)
     assert engine.run(x, np.array([0])) == 0
     assert engine.run(x, np.array([1])) == pytest.approx(6e30)

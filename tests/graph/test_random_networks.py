@@ -13,10 +13,10 @@ from chiron.graph import (
     AdmissionError,
     GraphLimits,
     Predictor,
-    StockEngine,
     TensorSpec,
     admit,
     inference_model,
+    open_engine,
 )
 from chiron.graph.runtime import open_session
 
@@ -174,7 +174,7 @@ def test_a_random_network_is_refused_or_trains_and_answers_as_the_guest_meant(se
         return
     event(f"admitted {len(graph.nodes)} nodes")
     x = np.random.default_rng(net.seed).normal(size=(BATCH, *net.shape)).astype(np.float32)
-    engine = StockEngine(graph, batch=BATCH, threads=1)
+    engine = open_engine(graph, batch=BATCH, threads=1)
     engine.run(x, np.array([0, 1, 0]))
     (wanted,) = open_session(net.encoded(), threads=1).run(None, {"x": x})
     (logits,) = open_session(inference_model(graph, graph.initial, batch=BATCH), threads=1).run(

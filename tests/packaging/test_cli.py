@@ -13,6 +13,7 @@ import pytest
 from realjob import CHECKOUT, chiron, environment
 
 from chiron.cli.main import COMMANDS
+from chiron.installation import EngineName, installed_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,16 @@ def test_reference_values_for_simulated_enclaves_say_so(tmp_path: Path) -> None:
     assert "SIMULATED" in as_text.lines[0]["text"]
     assert as_json.lines[-1]["simulated"] is True
     assert "SIMULATED" in json.loads(as_json.error)["warning"]
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
+    tmp_path: Path, command: str
+) -> None:
+    (other,) = set(EngineName) - {installed_engine()}
+    done = chiron(command, "--engine", other, "--home", str(tmp_path / "home"))
+    assert (done.code, "engine ort-training" in json.loads(done.error)["error"]) == (1, True)
+    assert not (tmp_path / "home").exists()
 
 
 def test_reference_values_need_the_simulated_root_to_be_named(tmp_path: Path) -> None:

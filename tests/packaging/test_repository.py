@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("chiron", "wasm_sandbox", "enclave", "paramserver")
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-ort-training.lock")
 HIDDEN_AND_OURS = {".ci", ".github", ".gitignore"}
 MADE = {"__pycache__", "build", "dist", "htmlcov", "site", "node_modules"}
 BINARY = {".gz", ".npz", ".wasm", ".png", ".pyc"}
@@ -111,8 +111,15 @@ def test_the_locks_cover_what_the_project_names() -> None:
 
 
 def test_what_runs_is_what_is_tested() -> None:
-    run, dev = (locked(name) for name in LOCKS)
+    run, dev, _ = (locked(name) for name in LOCKS)
     assert {name: dev.get(name) for name in run} == run
+
+
+def test_the_second_engines_environment_differs_in_onnx_runtime_alone() -> None:
+    _, dev, second = (locked(name) for name in LOCKS)
+    (version, _), stock = second.pop("onnxruntime-training-cpu"), dev.pop("onnxruntime")
+    assert (version, second) == ("1.19.2", dev)
+    assert stock[0] != version
 
 
 def test_the_licence_is_the_one_that_is_stated() -> None:

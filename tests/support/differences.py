@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from engines import engines_for
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-
-from chiron.graph import StockEngine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -187,16 +186,22 @@ def check_gradient(
 ) -> None:
     """Compare loss and gradient of an admitted graph with those of the guest's model."""
     y = random.integers(0, graph.spec.classes, len(x))
-    engine = StockEngine(graph, batch=len(x), threads=1)
+    engines = [make(graph, batch=len(x), threads=1) for make in engines_for(graph)]
     reference = Reference(model)
     at = graph.initial.astype(np.float64)
-    loss = engine.run(x.astype(np.float32), y)
-    assert loss == pytest.approx(reference.loss(at, x, y), rel=1e-5, abs=1e-6)
+    for engine in engines:
+        loss = engine.run(x.astype(np.float32), y)
+        assert loss == pytest.approx(reference.loss(at, x, y), rel=1e-5, abs=1e-6)
+    gradients = [engine.gradient for engine in engines]
+    for gradient in gradients[1:]:
+        apart = np.linalg.norm(gradient - gradients[0])
+        assert apart <= 1e-5 * max(float(np.linalg.norm(gradients[0])), 1.0)
     trained = np.concatenate([np.full(p.size, p.trained) for p in graph.parameters])
     directions = [*random.normal(size=(4, at.size)), *np.eye(at.size)[random.permutation(at.size)[:12]]]
     for direction in directions:
         moved = direction * trained
         ends = [reference.loss(at + sign * STEP * moved, x, y) for sign in (1, -1)]
         numerical = (ends[0] - ends[1]) / (2 * STEP)
-        scale = float(np.linalg.norm(engine.gradient) * np.linalg.norm(direction))
-        assert engine.gradient @ direction == pytest.approx(numerical, rel=1e-4, abs=1e-5 * max(scale, 1.0))
+        for gradient in gradients:
+            scale = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
+            assert gradient @ direction == pytest.approx(numerical, rel=1e-4, abs=1e-5 * max(scale, 1.0))

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chiron.installation import installed_engine
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -98,6 +100,7 @@ def platform(
 ) -> Iterator[Running]:
     """Run `chiron up` and end it, by its id."""
     arguments = ["up", "--home", str(home), "--port", "0", "--workers", str(workers), "--json"]
+    arguments += ["--engine", installed_engine().value]
     arguments += named(policy)
     process = subprocess.Popen(
         [sys.executable, "-m", "chiron", *arguments],
