@@ -61,7 +61,7 @@ def some_rows(spec: TensorSpec, *, integers: bool) -> np.ndarray[tuple[int, ...]
 
 
 def near(name: str) -> float:
-    """Return the difference that float32 makes: random weights let it grow in the deepest of the small nets."""
+    """Return the difference that float32 makes: under random weights it grows from layer to layer."""
     return 1e-2 if name.startswith("mobilenet_v3") else 1e-4
 
 
