@@ -22,12 +22,13 @@ import onnx_ad
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from corpus import load
 from networks import Network
 
 from chiron.graph import AdmittedGraph, GraphLimits, TensorSpec, admit
 from chiron.graph.gradient import gradient_name, training_model
 from chiron.graph.runtime import open_session
-from chiron.graph.writer import forward_nodes, value_info
+from chiron.graph.writer import tape_of, value_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH, CLASSES, WARM_UP = 64, 10, 3
-LIMITS = GraphLimits(max_bytes=1 << 28, max_parameters=1 << 25, max_activation_bytes=8 << 30)
-ONNX_AD_OPSET = 18
+LIMITS = GraphLimits(max_bytes=1 << 28, max_parameters=1 << 25, max_activation_bytes=8 << 30, max_batch=BATCH)
+OPSET = 17
+TOKENS = 1000  # of the text network's vocabulary
+NO_GRADIENT = 1e-3  # below this norm a gradient may be zero but for rounding
 
 
 def mlp() -> AdmittedGraph:
@@ -81,7 +84,20 @@ def vgg9() -> AdmittedGraph:
     return _head(net, 256)
 
 
-NETWORKS: dict[str, Callable[[], AdmittedGraph]] = {"MLP": mlp, "LeNet": lenet, "VGG-9": vgg9}
+def of_corpus(name: str, row: tuple[int, ...], classes: int) -> Callable[[], AdmittedGraph]:
+    """Return what admits a network of tests/vectors/onnx."""
+    return lambda: admit(load(name), TensorSpec(row, classes), limits=LIMITS)
+
+
+NETWORKS: dict[str, Callable[[], AdmittedGraph]] = {
+    "MLP": mlp,
+    "LeNet": lenet,
+    "VGG-9": vgg9,
+    "MLP-Mixer": of_corpus("mixer.dynamo.eval", (3, 32, 32), 10),
+    "transformer for text": of_corpus("plain_transformer.dynamo.eval", (32,), 4),
+    "ResNet, GroupNorm": of_corpus("resnet_group_norm.script.train", (3, 32, 32), 10),
+    "GRU": of_corpus("gru_series.dynamo.train", (20, 8), 5),
+}
 
 
 def _conv(net: Network, came: int, out: int, kernel: int, pad: int) -> None:
@@ -105,15 +121,15 @@ def _head(net: Network, came: int) -> AdmittedGraph:
 
 def by_onnx_ad(graph: AdmittedGraph, batch: int) -> bytes:
     """Return the training graph that onnx-ad makes of network and loss."""
-    nodes, tensors = forward_nodes(graph, batch)
-    nodes.append(helper.make_node("SoftmaxCrossEntropyLoss", ["logits", "y"], ["loss"]))
+    tape = tape_of(graph, batch=batch, training=False)
+    nodes = [*tape.nodes, helper.make_node("SoftmaxCrossEntropyLoss", ["logits", "y"], ["loss"])]
     inputs = [
         value_info("x", (batch, *graph.spec.input_shape)),
         value_info("y", (batch,), TensorProto.INT64),
         *(value_info(p.name, p.shape) for p in graph.parameters),
     ]
-    made = helper.make_graph(nodes, "loss", inputs, [value_info("loss", ())], tensors)
-    opset = helper.make_opsetid("", ONNX_AD_OPSET)
+    made = helper.make_graph(nodes, "loss", inputs, [value_info("loss", ())], tape.tensors)
+    opset = helper.make_opsetid("", OPSET)
     model = onnx.shape_inference.infer_shapes(helper.make_model(made, opset_imports=[opset], ir_version=8))
     names = [p.name for p in graph.parameters]
     adjoint: onnx.ModelProto = onnx_ad.reverse(model, inputs=names, outputs=["loss"], layout="onnx")
@@ -133,9 +149,10 @@ def compare(name: str, *, rounds: int) -> str:
     """Return a table's row: nodes, the largest relative difference, times in turns."""
     graph = NETWORKS[name]()
     random = np.random.default_rng(0)
+    shape, top = (BATCH, *graph.spec.input_shape), TOKENS if "text" in name else 1
     feeds: dict[str, NDArray[np.generic]] = {
-        "x": random.random((BATCH, *graph.spec.input_shape), dtype=np.float32),
-        "y": random.integers(0, CLASSES, BATCH),
+        "x": (random.random(shape) * top).astype(np.float32),
+        "y": random.integers(0, graph.spec.classes, BATCH),
         **{p.name: graph.initial[p.span].reshape(p.shape) for p in graph.parameters},
     }
     models = training_model(graph, batch=BATCH), by_onnx_ad(graph, BATCH)
@@ -146,7 +163,7 @@ def compare(name: str, *, rounds: int) -> str:
     sessions = [open_session(model, threads=1) for model in models]
     ours, theirs = (session.run(names, feeds) for session, names in zip(sessions, wanted, strict=True))
     worst = max(
-        float(np.linalg.norm(a - b.reshape(a.shape)) / np.linalg.norm(a))
+        float(np.linalg.norm(a - b.reshape(a.shape))) / max(float(np.linalg.norm(a)), NO_GRADIENT)
         for a, b in zip(ours, theirs, strict=True)
     )
     times: list[list[float]] = [[], []]
