@@ -105,9 +105,11 @@ class _Builder:
             results: tuple[Tensor, ...] = (constant(proto, operands),)
         else:
             attributes = check_attributes(proto, row.attributes)
-            batch = self._interface.batch
+            told = self._interface
             outputs = len(proto.output)
-            call = Call(proto.op_type, operands, attributes, outputs, self._interface.opset, batch)
+            call = Call(
+                proto.op_type, operands, attributes, outputs, told.opset, told.batch, told.trains_statistics
+            )
             made = row.make(self._net, call)
             results = made if isinstance(made, tuple) else (made,)
         self._bound_parameters()

@@ -97,10 +97,13 @@ def word(*choices: str) -> Attribute:
     )
 
 
-def any_integer(default: int | None = None) -> Attribute:
+def any_integer(default: int | None = None, *, required: bool = False) -> Attribute:
     """Admit an integer of 32 bits."""
     return Attribute(
-        lambda given: type(given) is int and abs(given) < 1 << 31, "an integer of 32 bits", default=default
+        lambda given: type(given) is int and abs(given) < 1 << 31,
+        "an integer of 32 bits",
+        default=default,
+        required=required,
     )
 
 

@@ -161,8 +161,11 @@ def _spread(function: Callable[..., Any]) -> Callable[..., Array]:
             bounded(np.broadcast_shapes(*(array.shape for array in arrays)))
         except ValueError as error:
             raise AdmissionError(Rule.SHAPE, "constants do not broadcast: make sizes equal or 1") from error
-        with np.errstate(all="ignore"):
-            return np.asarray(function(*arrays))
+        try:
+            with np.errstate(all="ignore"):
+                return np.asarray(function(*arrays))
+        except (TypeError, OverflowError) as error:  # of Rows, beyond what it can do
+            raise _unknown() from error
 
     return apply
 

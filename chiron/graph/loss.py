@@ -54,6 +54,20 @@ class Loss:
             raise ValueError(f"class weights and smoothing are cross-entropy's, not {self.kind.value}'s")
 
 
+def trains_statistics(properties: Mapping[str, str]) -> bool:
+    """Tell whether every BatchNormalization is to use the batch's statistics, whatever its node says.
+
+    PyTorch's newer exporter leaves `training_mode` out, also of a model in training.
+
+    Raises:
+        AdmissionError: the property is neither "batch" nor "as written".
+    """
+    text = properties.get(f"{PREFIX}batch_normalization", "as written")
+    if text not in {"batch", "as written"}:
+        raise AdmissionError(Rule.LOSS, f'{PREFIX}batch_normalization must be "batch" or "as written"')
+    return text == "batch"
+
+
 def parse_loss(properties: Mapping[str, str]) -> Loss:
     """Return the loss that a model's metadata names: `chiron.loss` and its options; cross-entropy if none.
 
@@ -64,7 +78,7 @@ def parse_loss(properties: Mapping[str, str]) -> Loss:
         AdmissionError: a property is unknown, no number, or out of range.
     """
     own = {name.removeprefix(PREFIX): text for name, text in properties.items() if name.startswith(PREFIX)}
-    names = ("loss", "class_weights", "label_smoothing", "huber_delta")
+    names = ("loss", "class_weights", "label_smoothing", "huber_delta", "batch_normalization")
     if not own.keys() <= set(names) or any(len(text) > MAX_TEXT for text in own.values()):
         text = f"the metadata of {PREFIX}* may be {', '.join(names)}: leave others out"
         raise AdmissionError(Rule.LOSS, text)

@@ -219,8 +219,9 @@ def batch_normalization(net: Net, call: Call) -> Tensor:
     mean, variance = net.untrained(call[3]), net.untrained(call[4])
     holds = bool((net.values_of(variance) >= 0).all())
     need(holds=holds, text="a variance is below 0", rule=Rule.FINITE)
-    mode = {"epsilon": call.number("epsilon"), "training_mode": call.integer("training_mode")}
-    return net.emit("BatchNormalization", rows, scale, bias, mean, variance, **mode)
+    mode = int(call.trains_statistics or call.integer("training_mode"))
+    told = {"epsilon": call.number("epsilon"), "training_mode": mode}
+    return net.emit("BatchNormalization", rows, scale, bias, mean, variance, **told)
 
 
 def _scaled(net: Net, rows: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from chiron.graph.admitted import INPUT, LOGITS
 from chiron.graph.errors import AdmissionError, Rule
-from chiron.graph.loss import Loss, parse_loss
+from chiron.graph.loss import Loss, parse_loss, trains_statistics
 from chiron.graph.operators import OPSETS
 from chiron.graph.wire import scan
 
@@ -53,6 +53,7 @@ class Interface:
     batch: int
     takes_integers: bool
     loss: Loss
+    trains_statistics: bool
 
 
 def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits) -> Interface:
@@ -82,11 +83,12 @@ def check_model(model: onnx.ModelProto, spec: TensorSpec, *, limits: GraphLimits
     rows = _check_port(graph.input, INPUT, shape=spec.input_shape, kinds=(floats, integers))
     _check_port(graph.output, LOGITS, shape=(spec.classes,), kinds=(floats,))
     batch = max(int(rows.shape.dim[0].dim_value), 0)
-    loss = parse_loss(_properties(model))
+    properties = _properties(model)
+    loss = parse_loss(properties)
     if loss.class_weights and len(loss.class_weights) != spec.classes:
         text = f"{len(loss.class_weights)} class weights do not fit {spec.classes} classes: give one each"
         raise AdmissionError(Rule.LOSS, text)
-    return Interface(opset, batch, rows.elem_type == integers, loss)
+    return Interface(opset, batch, rows.elem_type == integers, loss, trains_statistics(properties))
 
 
 def _properties(model: onnx.ModelProto) -> dict[str, str]:

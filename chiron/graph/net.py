@@ -62,7 +62,8 @@ def known(value: Array, shape: Shape | None = None) -> Tensor:
 class Call(Attributed):
     """One of the guest's nodes, checked against its row of the table; an operand left out is None.
 
-    `batch` is the batch size that the guest's graph was exported for, 0 where it leaves that open.
+    `batch` is the batch size that the guest's graph was exported for, 0 where it leaves that open;
+    `trains_statistics` makes every BatchNormalization use the batch's.
     """
 
     operator: str
@@ -71,6 +72,7 @@ class Call(Attributed):
     outputs: int
     opset: int
     batch: int
+    trains_statistics: bool
 
     def operand(self, place: int) -> Tensor | None:
         """Return an operand, or None where it is left out."""

@@ -293,7 +293,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Transpose": Operator((_ANY,), moves.transpose, {"perm": integers(0, high=7)}),
     "Expand": Operator((_ANY, _KNOWN), moves.expand),
     "Tile": Operator((_ANY, _KNOWN), moves.tile),
-    "Concat": Operator((_ANY,), moves.concat, {"axis": any_integer()}, many=True),
+    "Concat": Operator((_ANY,), moves.concat, {"axis": any_integer(required=True)}, many=True),
     "Split": Operator(
         (_FLOAT, _KNOWN),
         moves.split,

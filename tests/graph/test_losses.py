@@ -108,6 +108,7 @@ def test_a_loss_and_its_gradient_are_those_of_the_definition(
         {"chiron.loss": "mse", "chiron.label_smoothing": "0.1"},
         {"chiron.loss": "binary-cross-entropy", "chiron.class_weights": "1,1,1,1"},
         {"chiron.margin": "1"},
+        {"chiron.batch_normalization": "yes"},
         {f"note {number}": "" for number in range(300)},
     ],
 )

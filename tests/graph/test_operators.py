@@ -538,3 +538,16 @@ def test_statistics_settle_to_those_of_the_rows() -> None:
     unchanged = np.ones(graph.parameter_count, bool)
     unchanged[mean] = unchanged[variance] = False
     np.testing.assert_array_equal(found[unchanged], graph.initial[unchanged])
+
+
+@pytest.mark.parametrize(("told", "mode"), [({}, 0), ({"chiron.batch_normalization": "batch"}, 1)])
+def test_the_metadata_may_have_each_normalisation_use_the_batchs_statistics(
+    told: dict[str, str], mode: int
+) -> None:
+    case, width = batch_normalized(0, 3, 4, 2)
+    case.finished(width)
+    model = case.model()
+    helper.set_model_props(model, told)
+    graph = admit(model.SerializeToString(), TensorSpec(case.shape, CLASSES), limits=LIMITS)
+    (node,) = (node for node in graph.nodes if node.operator == "BatchNormalization")
+    assert node.integer("training_mode") == mode
