@@ -191,9 +191,17 @@ def test_secrets_in_sinks_are_gone_when_their_phase_is_over() -> None:
 
 def test_a_stop_ends_the_job_visibly_with_a_reason_of_the_closed_list() -> None:
     state, events = run(in_phase("Create"), call("graph", b"x"), Stop(StopReason.PARTY_REFUSED))
-    assert (state.phase, state.alive) == ("Ended", False)
+    assert (state.phase, state.ticks_left, state.alive) == ("Ended", 1, False)
     assert state.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
     assert events == [Stopped(StopReason.PARTY_REFUSED)]
+
+
+def test_a_job_that_stops_in_a_long_phase_has_no_ticks_left_to_tell_which() -> None:
+    training = in_phase("Train")
+    assert training.ticks_left > 2
+    stopped, _ = run(training, Stop(StopReason.PLATFORM_FAULT))
+    again, _ = run(in_phase("Create"), Stop(StopReason.PLATFORM_FAULT))
+    assert stopped.ticks_left == again.ticks_left == 1
 
 
 @given(st.integers(0, 2**40))

@@ -392,6 +392,25 @@ def test_a_network_that_fails_answers_zeros_which_are_counted(service: Service, 
     assert reopened(service).used == 2
 
 
+class Untransformed:
+    """The transforms of a guest that has none: nothing runs."""
+
+    exports = ()
+
+
+def test_a_model_with_transforms_that_fails_is_one_fault_and_one_that_does_not_answers(
+    service: Service,
+) -> None:
+    box, rows = service.node.models[JOB], np.zeros((2, VALUES), np.float32)
+    box.transformer = Untransformed()  # type: ignore[assignment]
+    assert len(box.answer(rows)) == 2
+    box.predictor = BrokenPredictor(fails=True)  # type: ignore[assignment]
+    with pytest.raises(FaultError) as caught:
+        box.answer(rows)
+    assert caught.value.fault is Fault.NOT_ANSWERED
+    assert reopened(service).used == 4
+
+
 def test_a_monitor_that_releases_nothing_answers_nothing(service: Service) -> None:
     box = service.node.models[JOB]
     box.monitor.state = replace(box.monitor.state, uses={"answer": LIMIT})
