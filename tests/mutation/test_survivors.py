@@ -1,4 +1,4 @@
-"""The verdict on mutants: what is read of mutmut, what a reason is good for, and that each is still in use."""
+"""The verdict on mutants: what is read of mutmut, what a reason is good for, that each reason is in use."""
 
 from __future__ import annotations
 

@@ -356,7 +356,7 @@ def test_a_tampered_budget_is_refused(tmp_path: Path, change: str) -> None:
     raw = path.read_bytes()
     changed = {"flip": raw[:-1] + bytes([raw[-1] ^ 1]), "cut": raw[:-1], "empty": b""}
     path.write_bytes(changed.get(change, raw))
-    with pytest.raises(ServingError, match="changed or is another job's"):
+    with pytest.raises(ServingError, match=r"^the budget file was changed or is another job's: restore it$"):
         Budget(
             path,
             key=bytes(31) + b"\1" if change == "other key" else key,
