@@ -25,7 +25,7 @@ from chiron.policy.kernel import (
 )  # fmt: skip
 from chiron.policy.loader import load_policy
 from chiron.policy.releases import data_set_bits
-from chiron.policy.types import Content, HostCallRule, Label, Principal
+from chiron.policy.types import Content, HostCallRule, Label, Policy, Principal
 
 POLICY = load_policy()
 HEADER = Header(epochs=2, batch=16, workers=2, parameters=4096, slot_ms=5, create_ms=1000)
@@ -202,6 +202,46 @@ def test_a_job_that_stops_in_a_long_phase_has_no_ticks_left_to_tell_which() -> N
     stopped, _ = run(training, Stop(StopReason.PLATFORM_FAULT))
     again, _ = run(in_phase("Create"), Stop(StopReason.PLATFORM_FAULT))
     assert stopped.ticks_left == again.ticks_left == 1
+
+
+def training(*, fresh: bool, frames: tuple[str, ...] = ()) -> tuple[Policy, State]:
+    """Return a policy whose Train is so, and a state in it whose guest has died after it wrote to a sink."""
+    train = replace(POLICY.phases["Train"], fresh=fresh, frames=frames)
+    state = in_phase("Train")
+    written = {**state.sinks, "operator_log": Content.of(b"hi")}
+    policy = replace(POLICY, phases={**POLICY.phases, "Train": train})
+    return policy, replace(state, alive=False, sinks=written)
+
+
+def test_a_fresh_phase_starts_a_new_guest_with_empty_sinks_and_the_old_label_at_each_tick() -> None:
+    policy, state = training(fresh=True)
+    after, _, _ = kernel.step(policy, state, Tick())
+    assert (after.phase, after.ticks_left) == ("Train", state.ticks_left - 1)
+    assert (after.alive, after.label) == (True, state.label)
+    assert after.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
+
+
+def test_in_another_phase_a_guest_that_ended_stays_ended_and_what_it_wrote_stays() -> None:
+    policy, state = training(fresh=False)
+    after, _, _ = kernel.step(policy, state, Tick())
+    assert after == replace(state, ticks_left=state.ticks_left - 1)
+
+
+def test_what_a_frame_has_told_is_told_once() -> None:
+    policy, state = training(fresh=False, frames=("operator_log",))
+    told = []
+    for _ in range(2):
+        state, _, events = kernel.step(policy, state, Tick())
+        told += [event.content for event in events if isinstance(event, Frame)]
+    assert told == [Content.of(b"hi"), kernel.EMPTY]
+    assert state.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
+
+
+@pytest.mark.parametrize("name", ["outcome", "accuracy", "loss"])
+def test_a_release_says_to_whom_it_goes_and_how_wide_it_is(name: str) -> None:
+    rule = POLICY.declassifiers[name]
+    _, events = run(in_phase("Seal"), Tick({name: 1}))
+    assert Release(name, rule.to, rule.bits, 1) in events
 
 
 @given(st.integers(0, 2**40))
