@@ -65,6 +65,7 @@ def declared() -> kernel.Call:
 def in_phase(phase: str) -> State:
     state, _ = run(fresh(), declared())
     while state.phase != phase:
+        assert state.phase != kernel.LAST_PHASE, f"the job ended before {phase}"
         state, _ = run(state, Tick({"outcome": 1, "accuracy": 1, "loss": 1, "answer": 1}))
     return state
 
