@@ -283,3 +283,11 @@ def test_a_job_that_the_ledger_cannot_pay_for_ends_before_its_guest_may_read(obs
     state, events = approved(**{observer: left + 1})
     assert (state.phase, state.alive, events) == ("Ended", False, [Stopped(StopReason.LEDGER_SPENT)])
     assert state.spent == dict.fromkeys(POLICY.observers, 0) | {observer: left + 1}
+
+
+def test_a_charge_counts_releases_of_a_phase_that_lasts_by_the_rows() -> None:
+    train = replace(POLICY.phases["Train"], release=("loss",))
+    policy = replace(POLICY, phases={**POLICY.phases, "Train": train})
+    state = replace(in_phase("Approve"), spent=dict.fromkeys(POLICY.observers, 0))
+    _, _, (charged,) = kernel.step(policy, state, Tick())
+    assert charged == Charged(data_set_bits(policy, header=HEADER_NUMBER, rows_class=ROWS))
