@@ -12,7 +12,7 @@ ORT_LOCK := requirements-ort-training.lock
 ORT_TRAINING := onnxruntime-training-cpu==1.19.2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly capacity slot-timing leak-timing data lock clean
+.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly bench-leaktest mutation capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -97,6 +97,12 @@ MINUTES ?= 60
 leak-nightly: $(STAMP) ## look for leaks with new secrets for MINUTES=60, or as long as is wanted
 	$(BIN)/python tests/leakage/nightly.py --minutes $(MINUTES)
 
+bench-leaktest: $(STAMP) ## time the leak test: two-run examples a second (two minutes)
+	$(BIN)/python -m benchmarks.leaktest
+
+mutation: $(STAMP) ## change kernel, verifier, frames and budgets; a test fails for each change, or it is reviewed
+	$(BIN)/python tests/mutation/survivors.py
+
 capacity: $(STAMP) ## estimate each channel's bits a job from runs (ten minutes, on a quiet machine)
 	$(BIN)/python -m benchmarks.capacity
 
@@ -123,4 +129,4 @@ lock: ## write the locked requirements again (needs uv)
 		--python-version 3.11 - && awk '/^[a-z]/ { other = !/^onnxruntime==/ } other' requirements-dev.lock; } > $(ORT_LOCK)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(ORT_VENV) .demo build dist .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ORT_VENV) .demo build dist mutants .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .pytest_cache

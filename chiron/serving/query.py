@@ -159,7 +159,7 @@ def open_model(node: Node, offer: Offer, handover: dict[str, Any]) -> BlackBox:
 def _wait_for_grid(received: float, grid_s: float) -> None:
     """Sleep to the next point of the grid that starts when the request was complete."""
     elapsed = time.monotonic() - received
-    time.sleep(max(1, math.ceil(elapsed / grid_s)) * grid_s - elapsed)  # SERVE-2
+    time.sleep(max(1, math.ceil(elapsed / grid_s)) * grid_s - elapsed)  # SERVE-2, SERVE-8
 
 
 def _read_request(connection: h11.Connection, channel: Channel) -> Request | None:

@@ -46,10 +46,13 @@ def forged(body: object, key: Ed25519PrivateKey) -> bytes:
     return cbor2.dumps([raw, key.sign(SIGNATURE_DOMAIN + raw)])
 
 
-def fails(step: int, evidence: Evidence, reference: ReferenceValues, *, now: int = NOW) -> None:
+def fails(
+    step: int, evidence: Evidence, reference: ReferenceValues, *, now: int = NOW, text: str = ""
+) -> None:
     with pytest.raises(AppraisalError) as caught:
         appraise(evidence, reference, nonce=STATEMENTS[NONCE], now=now)
     assert caught.value.step == step
+    assert text in str(caught.value)
     assert "simulated" in str(caught.value)  # nobody may take it for a real enclave's
 
 
@@ -57,35 +60,47 @@ def test_good_evidence_gives_claims_that_say_simulated(attester: SimulatedAttest
     reference = replace(attester.own_reference(), require={"role": b"lead"})
     claims = appraise(make_evidence(attester, STATEMENTS), reference, nonce=STATEMENTS[NONCE], now=NOW)
     assert (claims.simulated, claims.measurement, claims.issued_at) == (True, MEASUREMENT, NOW)
-    assert claims.statements == STATEMENTS
+    assert (claims.format, claims.statements) == (EvidenceFormat.SIMULATED, STATEMENTS)
 
 
 def test_step_1_another_format_is_refused(attester: SimulatedAttester) -> None:
     evidence = make_evidence(attester, STATEMENTS)
     other = type("Format", (), {"value": "sgx-dcap"})()
-    fails(1, evidence, replace(attester.own_reference(), format=other))
+    text = "failed: the simulated Evidence is chiron-sim-insecure, accepted is sgx-dcap: use reference values"
+    fails(1, evidence, replace(attester.own_reference(), format=other), text=text)
 
 
 @pytest.mark.parametrize(
-    "quote",
+    ("quote", "text"),
     [
-        b"",
-        b"\xff",
-        cbor2.dumps([b"only one"]),
-        cbor2.dumps({"a": 1}),
-        cbor2.dumps([b"no cbor \xff", b"signature"]),
-        cbor2.dumps([cbor2.dumps({"format": "x"}), b"s"]),
-        cbor2.dumps([quote_body(MEASUREMENT, bytes(64), NOW).replace(b"insecure", b"secure!!"), b"s"]),
-        cbor2.dumps([quote_body(Measurement(""), bytes(64), NOW).replace(b"\x60", b"\x01"), b"s"]),
+        (b"", "the simulated quote is malformed: quote: "),
+        (b"\xff", "the simulated quote is malformed: quote: "),
+        (cbor2.dumps([b"only one"]), "the simulated quote is malformed: it is not [body, signature]"),
+        (cbor2.dumps({"a": 1}), "the simulated quote is malformed: it is not [body, signature]"),
+        (cbor2.dumps([b"no cbor \xff", b"signature"]), "the simulated quote is malformed: quote body: "),
+        (
+            cbor2.dumps([cbor2.dumps({"format": "x"}), b"s"]),
+            "a simulated quote has exactly the fields ['format', 'issued_at', 'measurement', 'report_data']",
+        ),
+        (
+            cbor2.dumps([quote_body(MEASUREMENT, bytes(64), NOW).replace(b"insecure", b"secure!!"), b"s"]),
+            "the quote's own format is not the simulated one",
+        ),
+        (
+            cbor2.dumps([quote_body(Measurement(""), bytes(64), NOW).replace(b"\x60", b"\x01"), b"s"]),
+            "a field of the simulated quote has the wrong type",
+        ),
     ],
 )
-def test_step_2_a_malformed_quote_is_refused(quote: bytes, attester: SimulatedAttester) -> None:
-    fails(2, replace(make_evidence(attester, STATEMENTS), quote=quote), attester.own_reference())
+def test_step_2_a_malformed_quote_is_refused(quote: bytes, text: str, attester: SimulatedAttester) -> None:
+    evidence = replace(make_evidence(attester, STATEMENTS), quote=quote)
+    fails(2, evidence, attester.own_reference(), text=f"failed: {text}")
 
 
 def test_step_3_another_root_or_a_changed_quote_is_refused(attester: SimulatedAttester) -> None:
     evidence, reference = make_evidence(attester, STATEMENTS), attester.own_reference()
-    fails(3, evidence, replace(reference, root_key=bytes(range(32))))
+    text = "failed: the simulated quote is not signed by the root key in the reference values"
+    fails(3, evidence, replace(reference, root_key=bytes(range(32))), text=text)
     fails(3, evidence, replace(reference, root_key=b"short"))
     body, signature = cbor2.loads(evidence.quote)
     changed = cbor2.loads(body) | {"issued_at": NOW + 1}
@@ -95,13 +110,15 @@ def test_step_3_another_root_or_a_changed_quote_is_refused(attester: SimulatedAt
 
 def test_step_4_another_measurement_is_refused(attester: SimulatedAttester) -> None:
     reference = replace(attester.own_reference(), measurement=Measurement("cd" * 32))
-    fails(4, make_evidence(attester, STATEMENTS), reference)
+    text = f"failed: the simulated enclave measures {'ab' * 32}, not {'cd' * 32}: it runs other code than you"
+    fails(4, make_evidence(attester, STATEMENTS), reference, text=text)
 
 
 def test_step_5_statements_that_the_quote_does_not_bind_are_refused(attester: SimulatedAttester) -> None:
     evidence = make_evidence(attester, STATEMENTS)
     swapped = make_evidence(attester, {**STATEMENTS, "role": b"worker"}).statements
-    fails(5, replace(evidence, statements=swapped), attester.own_reference())
+    text = "failed: the simulated quote does not bind these statements"
+    fails(5, replace(evidence, statements=swapped), attester.own_reference(), text=text)
 
 
 @pytest.mark.parametrize(
@@ -111,19 +128,24 @@ def test_step_6_statements_that_are_no_deterministic_map_are_refused(
     statements: bytes, attester: SimulatedAttester
 ) -> None:
     quote = attester.attest(report_data_for(statements))
-    fails(6, Evidence(EvidenceFormat.SIMULATED, quote, statements), attester.own_reference())
+    text = "failed: the simulated Evidence is malformed: "
+    evidence = Evidence(EvidenceFormat.SIMULATED, quote, statements)
+    fails(6, evidence, attester.own_reference(), text=text)
 
 
 def test_step_7_a_missing_or_different_statement_is_refused(attester: SimulatedAttester) -> None:
     for require in ({"role": b"worker"}, {"policy": b""}):
-        fails(7, make_evidence(attester, STATEMENTS), replace(attester.own_reference(), require=require))
+        text = f"failed: the simulated enclave does not state the required {next(iter(require))!r}"
+        reference = replace(attester.own_reference(), require=require)
+        fails(7, make_evidence(attester, STATEMENTS), reference, text=text)
 
 
 @pytest.mark.parametrize("nonce", [{}, {NONCE: b"old nonce"}])
 def test_step_8_a_missing_or_old_nonce_is_refused(
     nonce: dict[str, bytes], attester: SimulatedAttester
 ) -> None:
-    fails(8, make_evidence(attester, nonce), attester.own_reference())
+    text = "failed: the simulated Evidence does not carry the nonce of this connection: it is not fresh"
+    fails(8, make_evidence(attester, nonce), attester.own_reference(), text=text)
 
 
 def test_step_9_evidence_is_refused_one_second_past_its_age_and_from_the_future(
@@ -132,8 +154,11 @@ def test_step_9_evidence_is_refused_one_second_past_its_age_and_from_the_future(
     evidence, reference = make_evidence(attester, STATEMENTS), attester.own_reference()
     for now in (NOW + reference.max_age_s, NOW - CLOCK_SKEW_S):
         appraise(evidence, reference, nonce=None, now=now)
-    fails(9, evidence, reference, now=NOW + reference.max_age_s + 1)
-    fails(9, evidence, reference, now=NOW - CLOCK_SKEW_S - 1)
+    age_s = reference.max_age_s
+    fails(
+        9, evidence, reference, now=NOW + age_s + 1, text=f"is {age_s + 1} s old, allowed are {age_s}: check"
+    )
+    fails(9, evidence, reference, now=NOW - CLOCK_SKEW_S - 1, text=f"is {-CLOCK_SKEW_S - 1} s old")
 
 
 def test_evidence_survives_its_encoding_and_other_bytes_are_refused(attester: SimulatedAttester) -> None:

@@ -21,7 +21,7 @@ from injected_bugs import BUGS, Bug
 CHECKOUT = Path(__file__).resolve().parents[2]
 COPIED = ("chiron", "wasm_sandbox", "enclave", "paramserver", "spec", "tests", "benchmarks", "examples")
 FILES = ("pyproject.toml", "README.md")
-TESTS_FAILED, TIMEOUT_S, AT_ONCE = 1, 90, 2
+TESTS_FAILED, TIMEOUT_S, AT_ONCE = 1, 300, 2
 
 
 def applied(bug: Bug, tree: Path) -> None:

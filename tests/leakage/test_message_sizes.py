@@ -1,8 +1,8 @@
-"""Whatever graph, notes and transforms a guest comes up with: what carries them has one size a header."""
+"""Whatever graph, plan, notes and transforms a guest comes up with: what carries them has one size."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,12 +10,14 @@ from deployments import POLICY, small_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chiron.guest_api.plan import OPTIMISERS, PLAN, SCHEDULES, VERSION, parse_plan
 from chiron.guest_api.transforms import EXPORTS, Transforms, carried_bytes
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
 from chiron.training.errors import TrainingError
+from chiron.training.exchange import PLAN_BYTES, parse_plan_message
 from chiron.training.sealed import Model, graph_message_bytes, pack_transforms, seal_model, unseal_model
-from chiron.training.wire import pad, unpad
+from chiron.training.wire import canonical, pad, unpad
 
 HEADER = Header(1, 16, 1, 4096, 5, 1000)
 KEY, JOB, GUEST = bytes(32), "0" * 32, bytes(300)
@@ -25,6 +27,17 @@ TRANSFORMS = st.none() | st.builds(
     lambda notes, names: Transforms(GUEST, notes, tuple(names)),
     NOTES,
     st.lists(st.sampled_from(EXPORTS), unique=True, min_size=1),
+)
+PLANS = st.builds(
+    PLAN.pack,
+    st.just(VERSION),
+    st.integers(0, len(OPTIMISERS) - 1),
+    st.floats(0, 10, exclude_min=True, width=32),
+    st.floats(0, 1, exclude_max=True, width=32),
+    st.floats(0, 1, width=32),
+    st.integers(0, len(SCHEDULES) - 1),
+    st.integers(0, 2**32 - 1),
+    st.just(0),
 )
 PARAMETERS = st.integers(1, HEADER.parameters)
 ROOM = carried_bytes(len(GUEST))
@@ -52,6 +65,14 @@ def test_what_goes_to_the_workers_has_one_size(graph: bytes, transforms: Transfo
     message, carried = pad(graph, size), pack_transforms(transforms, ROOM, state=STATE)
     assert (len(message), len(carried)) == (size, ROOM)
     assert unpad(message) == graph
+
+
+@given(PLANS)
+def test_every_plan_and_none_go_to_the_server_in_one_size(raw: bytes) -> None:
+    plan = parse_plan(raw)
+    message, nothing = pad(canonical(asdict(plan)), PLAN_BYTES), pad(b"", PLAN_BYTES)
+    assert len(message) == len(nothing) == PLAN_BYTES
+    assert (parse_plan_message(message), parse_plan_message(nothing)) == (plan, None)
 
 
 def test_a_graph_over_the_size_is_refused_by_its_limit() -> None:

@@ -8,113 +8,83 @@ the same events as the first run; and what each observer sees of both runs must 
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import wasmtime
 from deployments import POLICY
-from guests import HEADER, escaped
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from slot_guests import (
+    BAD_AT,
+    CALLS,
+    GOOD_AT,
+    LOWERINGS,
+    MEMORY,
+    OUT_AT,
+    TEXT_AT,
+    Do,
+    Lowering,
+)
 from smith import visible
 
 from chiron.guest_api import child
 from chiron.guest_api.calls import Flow, HostCalls
 from chiron.guest_api.dataset import Dataset, make_dataset
-from chiron.guest_api.limits import sandbox_limits
-from chiron.guest_api.lowering import CALL_PARAMETERS
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
-from chiron.policy.header import Header, encode_header
 from chiron.policy.types import Content
-from wasm_sandbox import Guest, Rules, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-LIMITS = sandbox_limits(POLICY)
-MEMORY = 2 << 16  # things lie in the guest's memory at:
-GOOD_AT, BAD_AT, TEXT_AT, ROW_AT, OUT_AT = (
-    0,
-    64,
-    1024,
-    32768,
-    1 << 16,
-)  # where things lie in the guest's memory
-TEXT = bytes(range(256)) * 16
-NUMBER = encode_header(POLICY.menus, Header(*HEADER)).to_bytes(8, "little")
-CALLS = {
-    name: (0, 1) if rule.read and CALL_PARAMETERS[name] == 4 else () for name, rule in POLICY.calls.items()
-}
-IMPORTS = "".join(
-    f'(import "chiron" "{name}" (func ${name} (param {"i32 " * count}) (result i32)))'
-    for name, count in CALL_PARAMETERS.items()
-)
-DATA = (
-    f'(data (i32.const {GOOD_AT}) "{escaped(struct.pack("<6I", *HEADER))}")'
-    f'(data (i32.const {BAD_AT}) "{escaped(bytes(24))}")'
-    f'(data (i32.const {TEXT_AT}) "{escaped(TEXT)}")'
-)
+    from chiron.guest_api.limits import LoadedGuest
 
-
-@dataclass(frozen=True, slots=True)
-class Do:
-    """One statement of the guest: code, the call that it makes with its payload, or how it ends."""
-
-    code: str
-    call: str = ""
-    payload: bytes = b""
-    ends: bool = False
-
-
-def called(name: str, at: int, size: int) -> Do:
-    """Return a host call with its buffer at an address, and what the kernel is told of it."""
-    numbers = "".join(f"(i32.const {number})" for number in CALLS[name])
-    code = f"(drop (call ${name} {numbers} (i32.const {at}) (i32.const {size})))"
-    if POLICY.calls[name].write is None:  # asked first, and then what is read does not fit
-        return Do(code, name, ends=at + size > MEMORY)
-    if at + size > MEMORY:  # what would be written cannot be read, so nobody is asked
-        return Do(code, ends=True)
-    return Do(code, name, TEXT[at - TEXT_AT :][:size])
-
-
-def header(at: int) -> Do:
-    """Return a declaration of the header; one that is off the menu is refused before the kernel is asked."""
-    code = f"(drop (call $header (i32.const {at}) (i32.const 24)))"
-    return Do(code, "header", NUMBER) if at == GOOD_AT else Do(code)
-
-
-READ_ROW = called("batch", ROW_AT, 1024)
-BRANCH = Do(f"(if (i32.load (i32.const {ROW_AT})) (then (unreachable)))")  # not zero in the second run alone
 ENDINGS = (Do("(unreachable)", ends=True), Do("(return (i32.const 7))", ends=True))
 OTHERS = sorted(set(CALLS) - {"header"})
-ANYWHERE = st.builds(called, st.sampled_from(OTHERS), st.just(TEXT_AT), st.sampled_from((0, 1, 8, 64, 4096)))
-OUTSIDE = st.sampled_from([called(name, MEMORY - 2, 64) for name in OTHERS if name != "take"])
 
 
-def granted_in(phase: str) -> st.SearchStrategy[Do]:
+def anywhere(lowering: Lowering) -> st.SearchStrategy[Do]:
+    """Return any call, whatever the phase grants."""
+    sizes = st.sampled_from((0, 1, 8, 64, 4096))
+    return st.builds(lowering.called, st.sampled_from(OTHERS), st.just(TEXT_AT), sizes)
+
+
+def outside(lowering: Lowering) -> st.SearchStrategy[Do]:
+    """Return calls whose buffer ends behind the guest's memory."""
+    return st.sampled_from([lowering.called(name, MEMORY - 2, 64) for name in OTHERS if name != "take"])
+
+
+def granted_in(phase: str, lowering: Lowering) -> st.SearchStrategy[Do]:
     """Return calls that the phase grants."""
     names = [name for name in OTHERS if phase in POLICY.calls[name].phases]
-    reads = [called(name, OUT_AT, size) for name in names if POLICY.calls[name].read for size in (32, 8192)]
-    writes = [
-        called(name, TEXT_AT, size) for name in names if POLICY.calls[name].write for size in (1, 32, 64)
+    reads = [
+        lowering.called(name, OUT_AT, size)
+        for name in names
+        if POLICY.calls[name].read
+        for size in (32, 8192)
     ]
-    rows = [READ_ROW] if "batch" in names else []
-    return st.sampled_from([*reads, *writes, *rows]) if names else ANYWHERE
+    writes = [
+        lowering.called(name, TEXT_AT, size)
+        for name in names
+        if POLICY.calls[name].write
+        for size in (1, 32, 64)
+    ]
+    rows = [lowering.read_row] if "batch" in names else []
+    return st.sampled_from([*reads, *writes, *rows]) if names else anywhere(lowering)
 
 
 @st.composite
-def programs(draw: st.DrawFn, phase: str) -> list[Do]:
+def programs(draw: st.DrawFn, phase: str, lowering: Lowering) -> list[Do]:
     """Return what a guest does in one slot: calls that are granted, and in one of four something else."""
-    start = [header(draw(st.sampled_from((GOOD_AT,) * 7 + (BAD_AT,))))] if phase == "Configure" else []
-    calls = draw(st.lists(granted_in(phase), max_size=4))
+    at = draw(st.sampled_from((GOOD_AT,) * 7 + (BAD_AT,))) if phase == "Configure" else None
+    start = [] if at is None else [lowering.header(at)]
+    calls = draw(st.lists(granted_in(phase, lowering), max_size=4))
     if draw(st.integers(0, 3)):
         return start + calls
-    return [*start, *calls, draw(st.one_of(ANYWHERE, OUTSIDE, st.sampled_from((BRANCH, *ENDINGS))))]
+    rest = st.sampled_from((lowering.branch, *ENDINGS))
+    return [*start, *calls, draw(st.one_of(anywhere(lowering), outside(lowering), rest))]
 
 
 def dataset(secret: float) -> Dataset:
@@ -132,6 +102,8 @@ TRUSTED = st.fixed_dictionaries(
 class SideBySide(RuleBasedStateMachine):
     """Two real runs, and the kernel alone for the first of them."""
 
+    lowering: Lowering
+
     def __init__(self) -> None:
         super().__init__()
         self.model = kernel.initial(POLICY, rows_class=DATASETS[0].schema.rows_class, spent={})
@@ -140,10 +112,10 @@ class SideBySide(RuleBasedStateMachine):
     @rule(data=st.data(), trusted=TRUSTED)
     def slot(self, data: st.DataObject, trusted: Mapping[str, int]) -> None:
         """Run a guest for one slot, then let the clock go on."""
-        program = data.draw(programs(self.model.phase))
-        with load(compiled(program), Rules(CALL_PARAMETERS, LIMITS, ("slot",))) as guest:
+        program = data.draw(programs(self.model.phase, self.lowering))
+        with self.lowering.loaded(program) as guest:
             for monitor, secret in zip(self.runs, DATASETS, strict=True):
-                run(guest, monitor, secret)
+                run(guest, monitor, secret, export=self.lowering.export)
         self.model = self.told(program)
         assert self.runs[0].state == self.model
         self.tick(trusted)
@@ -179,32 +151,23 @@ class SideBySide(RuleBasedStateMachine):
         return state
 
 
-def compiled(program: list[Do]) -> bytes:
-    """Return the guest of one slot."""
-    code = "".join(do.code for do in program)
-    return bytes(
-        wasmtime.wat2wasm(
-            f'(module {IMPORTS} (memory (export "memory") 2 2) {DATA}'
-            f'(func (export "slot") (result i32) {code} (i32.const 0)))'
-        )
-    )
-
-
-def run(guest: Guest, monitor: Monitor, data: Dataset) -> None:
+def run(guest: LoadedGuest, monitor: Monitor, data: Dataset, *, export: str) -> None:
     """Run one slot as the guest's process does."""
     flow = Flow(memoryview(data.rows.tobytes()), 32, b"notes")
     calls = HostCalls(monitor, schema=data.schema, seed=bytes(8), dataset=data, flow=flow)
-    child.run_export(guest, monitor, calls, export="slot")
+    child.run_export(guest, monitor, calls, export=export)
 
 
-def go(**more: Any) -> None:  # noqa: ANN401 - settings
+def go(lowering: str, *, examples: int = 100, **more: Any) -> None:  # noqa: ANN401 - settings
     """Run the machine."""
-    chosen = settings(max_examples=100, stateful_step_count=10, deadline=None, **more)
-    run_state_machine_as_test(SideBySide, settings=chosen)
+    machine = type("Lowered", (SideBySide,), {"lowering": LOWERINGS[lowering]})
+    chosen = settings(max_examples=examples, stateful_step_count=10, deadline=None, **more)
+    run_state_machine_as_test(machine, settings=chosen)
 
 
-def test_the_runtime_does_what_the_kernel_decides_whatever_the_data_are() -> None:
-    go()
+@pytest.mark.parametrize(("lowering", "examples"), [("core", 100), ("component", 25)])
+def test_the_runtime_does_what_the_kernel_decides_whatever_the_data_are(lowering: str, examples: int) -> None:
+    go(lowering, examples=examples)
 
 
 def unnoticed_fault(_: Monitor) -> None:
@@ -238,6 +201,7 @@ def cut_short(calls: HostCalls, name: str, payload: bytes = b"") -> None:
 granted = HostCalls._granted
 
 
+@pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize(
     ("target", "name", "bug"),
     [
@@ -249,8 +213,8 @@ granted = HostCalls._granted
     ],
 )
 def test_a_runtime_that_does_something_else_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, target: type, name: str, bug: Callable[..., None]
+    monkeypatch: pytest.MonkeyPatch, target: type, name: str, bug: Callable[..., None], lowering: str
 ) -> None:
     monkeypatch.setattr(target, name, bug)
     with pytest.raises(AssertionError):
-        go(phases=[Phase.generate], database=None)  # found is enough here; nothing is made smaller
+        go(lowering, phases=[Phase.generate], database=None)  # found is enough here; nothing is made smaller

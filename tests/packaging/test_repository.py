@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("chiron", "wasm_sandbox", "enclave", "paramserver")
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-ort-training.lock")
 HIDDEN_AND_OURS = {".ci", ".github", ".gitignore"}
-MADE = {"__pycache__", "build", "dist", "htmlcov", "site", "node_modules"}
+MADE = {"__pycache__", "build", "dist", "htmlcov", "mutants", "site", "node_modules"}
 BINARY = {".gz", ".npz", ".wasm", ".png", ".pyc"}
 FORBIDDEN = {
     "a path of one machine": r"(?<![\w.])/(?:home|Users|root|work|mnt|opt)/\w",

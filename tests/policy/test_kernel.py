@@ -25,7 +25,7 @@ from chiron.policy.kernel import (
 )  # fmt: skip
 from chiron.policy.loader import load_policy
 from chiron.policy.releases import data_set_bits
-from chiron.policy.types import Content, HostCallRule, Label, Principal
+from chiron.policy.types import Content, HostCallRule, Label, Policy, Principal
 
 POLICY = load_policy()
 HEADER = Header(epochs=2, batch=16, workers=2, parameters=4096, slot_ms=5, create_ms=1000)
@@ -65,6 +65,7 @@ def declared() -> kernel.Call:
 def in_phase(phase: str) -> State:
     state, _ = run(fresh(), declared())
     while state.phase != phase:
+        assert state.phase != kernel.LAST_PHASE, f"the job ended before {phase}"
         state, _ = run(state, Tick({"outcome": 1, "accuracy": 1, "loss": 1, "answer": 1}))
     return state
 
@@ -191,9 +192,57 @@ def test_secrets_in_sinks_are_gone_when_their_phase_is_over() -> None:
 
 def test_a_stop_ends_the_job_visibly_with_a_reason_of_the_closed_list() -> None:
     state, events = run(in_phase("Create"), call("graph", b"x"), Stop(StopReason.PARTY_REFUSED))
-    assert (state.phase, state.alive) == ("Ended", False)
+    assert (state.phase, state.ticks_left, state.alive) == ("Ended", 1, False)
     assert state.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
     assert events == [Stopped(StopReason.PARTY_REFUSED)]
+
+
+def test_a_job_that_stops_in_a_long_phase_has_no_ticks_left_to_tell_which() -> None:
+    training = in_phase("Train")
+    assert training.ticks_left > 2
+    stopped, _ = run(training, Stop(StopReason.PLATFORM_FAULT))
+    again, _ = run(in_phase("Create"), Stop(StopReason.PLATFORM_FAULT))
+    assert stopped.ticks_left == again.ticks_left == 1
+
+
+def training(*, fresh: bool, frames: tuple[str, ...] = ()) -> tuple[Policy, State]:
+    """Return a policy whose Train is so, and a state in it whose guest has died after it wrote to a sink."""
+    train = replace(POLICY.phases["Train"], fresh=fresh, frames=frames)
+    state = in_phase("Train")
+    written = {**state.sinks, "operator_log": Content.of(b"hi")}
+    policy = replace(POLICY, phases={**POLICY.phases, "Train": train})
+    return policy, replace(state, alive=False, sinks=written)
+
+
+def test_a_fresh_phase_starts_a_new_guest_with_empty_sinks_and_the_old_label_at_each_tick() -> None:
+    policy, state = training(fresh=True)
+    after, _, _ = kernel.step(policy, state, Tick())
+    assert (after.phase, after.ticks_left) == ("Train", state.ticks_left - 1)
+    assert (after.alive, after.label) == (True, state.label)
+    assert after.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
+
+
+def test_in_another_phase_a_guest_that_ended_stays_ended_and_what_it_wrote_stays() -> None:
+    policy, state = training(fresh=False)
+    after, _, _ = kernel.step(policy, state, Tick())
+    assert after == replace(state, ticks_left=state.ticks_left - 1)
+
+
+def test_what_a_frame_has_told_is_told_once() -> None:
+    policy, state = training(fresh=False, frames=("operator_log",))
+    told = []
+    for _ in range(2):
+        state, _, events = kernel.step(policy, state, Tick())
+        told += [event.content for event in events if isinstance(event, Frame)]
+    assert told == [Content.of(b"hi"), kernel.EMPTY]
+    assert state.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
+
+
+@pytest.mark.parametrize("name", ["outcome", "accuracy", "loss"])
+def test_a_release_says_to_whom_it_goes_and_how_wide_it_is(name: str) -> None:
+    rule = POLICY.declassifiers[name]
+    _, events = run(in_phase("Seal"), Tick({name: 1}))
+    assert Release(name, rule.to, rule.bits, 1) in events
 
 
 @given(st.integers(0, 2**40))
@@ -234,3 +283,11 @@ def test_a_job_that_the_ledger_cannot_pay_for_ends_before_its_guest_may_read(obs
     state, events = approved(**{observer: left + 1})
     assert (state.phase, state.alive, events) == ("Ended", False, [Stopped(StopReason.LEDGER_SPENT)])
     assert state.spent == dict.fromkeys(POLICY.observers, 0) | {observer: left + 1}
+
+
+def test_a_charge_counts_releases_of_a_phase_that_lasts_by_the_rows() -> None:
+    train = replace(POLICY.phases["Train"], release=("loss",))
+    policy = replace(POLICY, phases={**POLICY.phases, "Train": train})
+    state = replace(in_phase("Approve"), spent=dict.fromkeys(POLICY.observers, 0))
+    _, _, (charged,) = kernel.step(policy, state, Tick())
+    assert charged == Charged(data_set_bits(policy, header=HEADER_NUMBER, rows_class=ROWS))

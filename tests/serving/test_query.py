@@ -356,7 +356,7 @@ def test_a_tampered_budget_is_refused(tmp_path: Path, change: str) -> None:
     raw = path.read_bytes()
     changed = {"flip": raw[:-1] + bytes([raw[-1] ^ 1]), "cut": raw[:-1], "empty": b""}
     path.write_bytes(changed.get(change, raw))
-    with pytest.raises(ServingError, match="changed or is another job's"):
+    with pytest.raises(ServingError, match=r"^the budget file was changed or is another job's: restore it$"):
         Budget(
             path,
             key=bytes(31) + b"\1" if change == "other key" else key,
@@ -390,6 +390,25 @@ def test_a_network_that_fails_answers_zeros_which_are_counted(service: Service, 
     assert (reply.status, reply.value["outputs"][0]["data"]) == (200, [0, 0])
     assert reply.value["outputs"][1]["data"] == [0.0, 0.0]
     assert reopened(service).used == 2
+
+
+class Untransformed:
+    """The transforms of a guest that has none: nothing runs."""
+
+    exports = ()
+
+
+def test_a_model_with_transforms_that_fails_is_one_fault_and_one_that_does_not_answers(
+    service: Service,
+) -> None:
+    box, rows = service.node.models[JOB], np.zeros((2, VALUES), np.float32)
+    box.transformer = Untransformed()  # type: ignore[assignment]
+    assert len(box.answer(rows)) == 2
+    box.predictor = BrokenPredictor(fails=True)  # type: ignore[assignment]
+    with pytest.raises(FaultError) as caught:
+        box.answer(rows)
+    assert caught.value.fault is Fault.NOT_ANSWERED
+    assert reopened(service).used == 4
 
 
 def test_a_monitor_that_releases_nothing_answers_nothing(service: Service) -> None:

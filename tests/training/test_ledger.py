@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -95,6 +97,11 @@ def test_nobody_else_finds_a_users_ledger_by_submitting_the_same_data(
 ) -> None:
     ledgers.charge(mine, approved())
     assert ledgers.spent(ledgers.identify(OTHER, DATASET)) == {}
+
+
+def test_a_ledgers_name_is_keyed_for_names_alone(mine: DataSetId, tmp_path: Path) -> None:
+    key = make_attester(tmp_path).sealing_key("data set identity")
+    assert mine == hmac.new(key, USER + encode_dataset(DATASET), hashlib.sha256).hexdigest()
 
 
 def test_another_deployment_has_another_name_for_the_data_set(mine: DataSetId, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from paramserver import Float32Array, FrameError, FrameFormat, Kind
-from paramserver.frames import Outbox
+from paramserver.frames import _DETAILS, Outbox
 
 SIZE_CLASS = 12
 FORMAT = FrameFormat(SIZE_CLASS)
@@ -95,7 +95,7 @@ def test_a_broken_rule_is_named(rule: str, original: bytes, offset: int, replace
     with pytest.raises(FrameError) as caught:
         FORMAT.decode(data)
     assert caught.value.rule == rule
-    assert rule in str(caught.value)
+    assert f"{rule!r}: {_DETAILS[rule]}; both ends" in str(caught.value)
 
 
 @pytest.mark.parametrize("change", [-1, 1, -FORMAT.frame_bytes])
@@ -104,6 +104,7 @@ def test_another_size_is_refused_by_the_rule_size(change: int) -> None:
     with pytest.raises(FrameError) as caught:
         FORMAT.decode(data)
     assert caught.value.rule == "size"
+    assert f": {len(data)} bytes instead of {FORMAT.frame_bytes}; both ends" in str(caught.value)
 
 
 def test_a_decoded_vector_is_a_view_and_cannot_be_written() -> None:
@@ -137,8 +138,61 @@ def test_a_loss_beyond_float32_becomes_infinite() -> None:
 
 @pytest.mark.parametrize("parameters", [0, -1, 2**32])
 def test_a_size_class_out_of_range_is_refused(parameters: int) -> None:
-    with pytest.raises(ValueError, match="size class"):
+    with pytest.raises(ValueError, match=r"^a frame's size class is at least 1 and below 2\^32 parameters$"):
         FrameFormat(parameters)
+
+
+@pytest.mark.parametrize("parameters", [1, 2, 2**32 - 1])
+def test_a_size_class_in_range_is_taken(parameters: int) -> None:
+    assert FrameFormat(parameters).frame_bytes == 32 + 4 * parameters
+
+
+class Sending:
+    """A channel that has so many bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def send(self, data: memoryview) -> None:
+        raise NotImplementedError
+
+    def recv_exactly(self, n: int) -> bytes:
+        taken, self.data = self.data[:n], self.data[n:]
+        return taken
+
+
+def test_a_frame_is_received_in_its_slot_and_direction_and_nothing_after_it_is_read() -> None:
+    channel = Sending(gradient_frame() + b"next")
+    frame = FORMAT.receive(channel, slot=7, kinds={Kind.EMPTY, Kind.GRADIENT})
+    assert (frame.kind, frame.slot, channel.data) == (Kind.GRADIENT, 7, b"next")
+
+
+@pytest.mark.parametrize(
+    ("rule", "slot", "kinds"),
+    [
+        ("slot", 6, {Kind.GRADIENT}),
+        ("slot", 8, {Kind.GRADIENT}),
+        ("direction", 7, {Kind.EMPTY, Kind.PARAMETERS}),
+        ("direction", 7, set()),
+    ],
+)
+def test_a_frame_of_another_slot_or_direction_is_refused(rule: str, slot: int, kinds: set[Kind]) -> None:
+    with pytest.raises(FrameError, match=_DETAILS[rule]) as caught:
+        FORMAT.receive(Sending(gradient_frame()), slot=slot, kinds=kinds)
+    assert caught.value.rule == rule
+
+
+def test_a_frame_is_encoded_for_slot_zero_until_it_is_sent_in_another() -> None:
+    buffer = bytearray(b"\xff" * FORMAT.frame_bytes)
+    FORMAT.encode_into(buffer, Kind.EMPTY, step=0, vector=None, loss=0.0)
+    assert FORMAT.decode(buffer).slot == 0
+
+
+def test_a_frame_without_a_loss_says_zero() -> None:
+    outbox = Outbox(FORMAT)
+    assert outbox.take(0)[0] is False
+    outbox.put(Kind.PARAMETERS, step=1, vector=np.ones(2, np.float32))
+    assert FORMAT.decode(outbox.take(1)[1]).loss == 0
 
 
 def test_the_outbox_sends_a_frame_once_and_is_empty_before_and_after() -> None:
@@ -165,5 +219,5 @@ def test_a_shorter_vector_leaves_nothing_of_the_one_before() -> None:
 def test_the_outbox_refuses_to_overwrite_a_frame_that_was_not_sent() -> None:
     outbox = Outbox(FORMAT)
     outbox.put(Kind.GRADIENT, step=0, vector=np.ones(1, np.float32))
-    with pytest.raises(ValueError, match="not been sent"):
+    with pytest.raises(ValueError, match=r"^the last frame has not been sent$"):
         outbox.put(Kind.GRADIENT, step=1, vector=np.ones(1, np.float32))
