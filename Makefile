@@ -12,7 +12,7 @@ ORT_LOCK := requirements-ort-training.lock
 ORT_TRAINING := onnxruntime-training-cpu==1.19.2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly bench-leaktest mutation capacity slot-timing leak-timing data lock clean
+.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -99,6 +99,10 @@ leak-nightly: $(STAMP) ## look for leaks with new secrets for MINUTES=60, or as 
 
 bench-leaktest: $(STAMP) ## time the leak test: two-run examples a second (two minutes)
 	$(BIN)/python -m benchmarks.leaktest
+
+fuzz-graphs: $(STAMP) ## fuzz admission for MINUTES=60; needs no more than a core
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tests/graph/requirements-fuzz.lock
+	$(BIN)/python tests/graph/fuzz_admission.py --minutes $(MINUTES)
 
 mutation: $(STAMP) ## change kernel, verifier, frames and budgets; a test fails for each change, or it is reviewed
 	$(BIN)/python tests/mutation/survivors.py

@@ -2,14 +2,15 @@
 
     python tests/graph/fuzz_admission.py --minutes 60 --seed 1
 
-Guided by coverage (atheris, libFuzzer). Inputs begin as the networks of the operators' tests; a mutation is either of
-bytes, or of the model: an operator, attribute, operand, size or value of it is exchanged. What is admitted must
-also become a training graph that ONNX's checker accepts. Exit 0 where nothing was found.
+Guided by coverage (atheris, libFuzzer). Inputs begin as the networks of the operators' tests; a mutation is
+either of bytes, or of the model: an operator, attribute, operand, size or value of it is exchanged. What is
+admitted must also become a training graph that ONNX's checker accepts. Exit 0 where nothing was found.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import subprocess
@@ -27,13 +28,14 @@ with atheris.instrument_imports(include=["chiron.graph"]):
     from chiron.graph import AdmissionError, GraphLimits, TensorSpec, admit, training_model
     from chiron.graph.operators import OPERATORS
 
-from onnx import ModelProto
+from onnx import AttributeProto, ModelProto, TensorProto
 
 LIMITS = GraphLimits(
     max_bytes=1 << 18, max_parameters=1 << 14, max_nodes=64, max_primitives=1024, max_activation_bytes=1 << 24
 )
 SPECS = {"": TensorSpec((2, 3), 3)}
 SECONDS_AT_MOST, MEGABYTES_AT_MOST = 10, 2048
+ATTRIBUTES = ("axis", "axes", "group", "perm", "keepdims")
 NUMBERS = (-(1 << 40), -(1 << 31), -2, -1, 0, 1, 2, 3, 4, 7, 64, 65, 1 << 16, 1 << 31, 1 << 40)
 
 
@@ -76,39 +78,19 @@ def change(model: ModelProto, draw: random.Random) -> None:
     """Exchange one thing of a model."""
     graph = model.graph
     node = draw.choice(graph.node)
-    names = ["x", *(t.name for t in graph.initializer), *(n.output[0] for n in graph.node)]
     match draw.randrange(8):
         case 0:
             node.op_type = draw.choice(sorted(OPERATORS))
         case 1:
-            place = draw.randrange(len(node.input) + 1)
-            node.input[:] = [
-                *node.input[:place],
-                draw.choice(names),
-                *node.input[place + draw.randrange(2) :],
-            ]
+            names = ["x", *(t.name for t in graph.initializer), *(n.output[0] for n in graph.node)]
+            place, rest = draw.randrange(len(node.input) + 1), draw.randrange(2)
+            node.input[:] = [*node.input[:place], draw.choice(names), *node.input[place + rest :]]
         case 2 if node.attribute:
-            attribute = draw.choice(node.attribute)
-            attribute.i = draw.choice(NUMBERS)
-            if attribute.ints:
-                attribute.ints[draw.randrange(len(attribute.ints))] = draw.choice(NUMBERS)
+            change_attribute(draw.choice(node.attribute), draw)
         case 3:
-            node.attribute.add(
-                name=draw.choice(("axis", "axes", "group", "perm", "keepdims")),
-                type=2,
-                i=draw.choice(NUMBERS),
-            )
-        case 4 if graph.initializer:
-            tensor = draw.choice(graph.initializer)
-            if tensor.dims:
-                tensor.dims[draw.randrange(len(tensor.dims))] = draw.choice(NUMBERS)
-        case 5 if graph.initializer:
-            tensor = draw.choice([t for t in graph.initializer if t.data_type == 7] or graph.initializer)
-            values = bytearray(tensor.raw_data)
-            if len(values) >= 8:
-                at = 8 * draw.randrange(len(values) // 8)
-                values[at : at + 8] = draw.choice(NUMBERS).to_bytes(8, "little", signed=True)
-                tensor.raw_data = bytes(values)
+            node.attribute.add(name=draw.choice(ATTRIBUTES), type=2, i=draw.choice(NUMBERS))
+        case 4 | 5 if graph.initializer:
+            change_tensor(draw.choice(graph.initializer), draw)
         case 6:
             copied = graph.node.add()
             copied.CopyFrom(node)
@@ -119,45 +101,55 @@ def change(model: ModelProto, draw: random.Random) -> None:
             rows[draw.randrange(len(rows))].dim_value = draw.choice((0, 1, 2, 3, 8, 1 << 31))
 
 
+def change_attribute(attribute: AttributeProto, draw: random.Random) -> None:
+    """Exchange an integer, alone or in a list."""
+    attribute.i = draw.choice(NUMBERS)
+    if attribute.ints:
+        attribute.ints[draw.randrange(len(attribute.ints))] = draw.choice(NUMBERS)
+
+
+def change_tensor(tensor: TensorProto, draw: random.Random) -> None:
+    """Exchange a size, or a value of eight bytes."""
+    values = bytearray(tensor.raw_data)
+    if tensor.dims and draw.randrange(2):
+        tensor.dims[draw.randrange(len(tensor.dims))] = draw.choice(NUMBERS)
+    elif len(values) >= 8:
+        at = 8 * draw.randrange(len(values) // 8)
+        values[at : at + 8] = draw.choice(NUMBERS).to_bytes(8, "little", signed=True)
+        tensor.raw_data = bytes(values)
+
+
 def seeds(folder: Path) -> int:
     """Write the networks of the operators' tests."""
-    import test_operators  # noqa: PLC0415  only the parent needs them
-
-    for number, build in enumerate(test_operators.CASES.values()):
+    cases = importlib.import_module("test_operators").CASES
+    for number, build in enumerate(cases.values()):
         case, width = build()
         (folder / f"{number:03}").write_bytes(case.finished(width))
-    return len(test_operators.CASES)
+    return len(cases)
 
 
 def main() -> int:
     """Fuzz in a process of its own, which libFuzzer ends."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
+    limits = {
+        "max_total_time": int(60 * chosen.minutes),
+        "seed": chosen.seed,
+        "timeout": SECONDS_AT_MOST,
+        "rss_limit_mb": MEGABYTES_AT_MOST,
+        "max_len": LIMITS.max_bytes,
+        "print_final_stats": 1,
+        "artifact_prefix": f"{Path.cwd()}/found-",
+    }
     with tempfile.TemporaryDirectory() as folder:
         begun = seeds(Path(folder))
         sys.stdout.write(f"{begun} networks to begin with, {chosen.minutes:g} minutes\n")
         sys.stdout.flush()
-        command = [
-            sys.executable,
-            __file__,
-            "--inside",
-            folder,
-            f"-max_total_time={int(60 * chosen.minutes)}",
-        ]
-        command += [
-            f"-seed={chosen.seed}",
-            f"-timeout={SECONDS_AT_MOST}",
-            f"-rss_limit_mb={MEGABYTES_AT_MOST}",
-        ]
-        command += [
-            f"-max_len={LIMITS.max_bytes}",
-            "-print_final_stats=1",
-            f"-artifact_prefix={Path.cwd()}/found-",
-        ]
+        options = [f"-{name}={value}" for name, value in limits.items()]
+        command = [sys.executable, __file__, "--inside", folder, *options]
         return subprocess.run(command, check=False).returncode
 
 
