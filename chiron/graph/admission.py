@@ -12,6 +12,7 @@ from chiron.graph.attributes import check_attributes
 from chiron.graph.constants import NAMES as CONSTANTS
 from chiron.graph.constants import constant
 from chiron.graph.errors import AdmissionError, Rule
+from chiron.graph.known import MAX_ALL_KNOWN_VALUES
 from chiron.graph.model_rules import STANDARD_DOMAINS, Interface, check_model, parse
 from chiron.graph.net import Call, Net, Source, Tensor, known
 from chiron.graph.operators import OPERATORS, Operand
@@ -63,6 +64,7 @@ class _Builder:
         self._net = Net(limits)
         self._named: dict[str, Tensor] = {}
         self._unused: dict[str, None] = {}
+        self._known_values = 0
         rows = self._net.declare(INPUT, (BATCH, *spec.input_shape))
         if interface.takes_integers:
             rows = self._net.emit("ToInt", rows)
@@ -175,6 +177,10 @@ class _Builder:
             text = f"tensor {shown(name)} has no name, or one that another has: rename it"
             raise AdmissionError(Rule.NAMES, text)
         self._named[name] = tensor
+        if tensor.value is not None:
+            self._known_values += tensor.value.size
+            text = f"constants have over {MAX_ALL_KNOWN_VALUES} values together: make them smaller"
+            need(holds=self._known_values <= MAX_ALL_KNOWN_VALUES, text=text, rule=Rule.MEMORY)
         if needed and tensor.value is None:
             self._unused[name] = None
 

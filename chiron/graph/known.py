@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from chiron.graph.admitted import Shape
 
 Array = np.ndarray[Any, np.dtype[Any]]
-MAX_KNOWN_VALUES = 1 << 22
+MAX_KNOWN_VALUES = 1 << 20
+MAX_ALL_KNOWN_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,19 @@ class Rows:
         raise _unknown()
 
     __radd__ = __add__
+
+
+def joined(arrays: Sequence[Array], axis: int) -> Array:
+    """Concatenate known tensors, bounded before it is computed.
+
+    Raises:
+        AdmissionError: they differ in rank or on other axes, or are too large together.
+    """
+    bounded((sum(array.size for array in arrays),))
+    try:
+        return np.concatenate(arrays, axis=axis)
+    except ValueError as error:
+        raise AdmissionError(Rule.SHAPE, "what is joined differs in rank, or on other axes") from error
 
 
 def _unknown() -> AdmissionError:

@@ -77,8 +77,11 @@ def cast_like(net: Net, call: Call) -> Tensor:
 def _to_kind(net: Net, tensor: Tensor, target: Kind) -> Tensor:
     if tensor.value is not None:
         kinds = {Kind.FLOAT: np.float32, Kind.INT: np.int64, Kind.BOOL: np.bool_}
-        keeps = tensor.value.dtype == object and target is Kind.INT
-        return tensor if keeps else known(tensor.value.astype(kinds[target]), tensor.shape)
+        if tensor.value.dtype == object:
+            text = "it takes the batch size as a number: export the network with plain shapes"
+            need(holds=target is Kind.INT, text=text, rule=Rule.ROWS)
+            return tensor
+        return known(tensor.value.astype(kinds[target]), tensor.shape)
     if target is tensor.kind:
         return tensor
     if target is Kind.BOOL:

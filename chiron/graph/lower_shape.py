@@ -15,6 +15,7 @@ from chiron.graph.known import (
     bounded,
     gather_known,
     integers,
+    joined,
     known_or_none,
     of_shape,
     slice_known,
@@ -25,6 +26,7 @@ from chiron.graph.primitives import Kind
 from chiron.graph.shapes import (
     MAX_RANK,
     before_batch,
+    broadcast,
     has_batch,
     inner_axes,
     need,
@@ -189,8 +191,7 @@ def expand(net: Net, call: Call) -> Tensor:
     spread = max(len(shape), len(target))
     need(holds=spread <= MAX_RANK, text=f"the rank is over {MAX_RANK}")
     own, wanted = (1,) * (spread - len(shape)) + shape, [1] * (spread - len(target)) + target
-    result = tuple(b if a == 1 else a for a, b in zip(own, wanted, strict=True))
-    return spread_to(net, call[0], result)
+    return spread_to(net, call[0], broadcast(own, tuple(wanted)))
 
 
 def spread_to(net: Net, tensor: Tensor, shape: Shape) -> Tensor:
@@ -232,14 +233,7 @@ def concat(net: Net, call: Call) -> Tensor:
     values = [known_or_none(each.value, each.shape) for each in operands]
     if all(value is not None for value in values):
         arrays = [value for value in values if value is not None]
-        alike = all(each.ndim == arrays[0].ndim for each in arrays)
-        need(holds=alike, text="what is joined differs in rank")
-        try:
-            joined = np.concatenate(arrays, axis=axis)
-        except ValueError as error:
-            raise AdmissionError(Rule.SHAPE, "what is joined differs on other axes") from error
-        bounded(joined.shape)
-        return known(joined)
+        return known(joined(arrays, axis))
     if len(operands) == 1:
         return operands[0]
     return net.emit("Concat", *operands, axis=axis)

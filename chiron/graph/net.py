@@ -11,7 +11,7 @@ import numpy as np
 
 from chiron.graph.admitted import Attributed, Node, Parameter
 from chiron.graph.errors import AdmissionError, Rule
-from chiron.graph.known import bounded
+from chiron.graph.known import Rows, bounded
 from chiron.graph.primitives import PRIMITIVES, Kind
 from chiron.graph.shapes import has_batch, need, volume
 
@@ -55,6 +55,8 @@ class Tensor:
 def known(value: Array, shape: Shape | None = None) -> Tensor:
     """Return a tensor whose value is known."""
     own = value.shape if shape is None else shape
+    if value.dtype == object and not any(isinstance(each, Rows) for each in value.flat):
+        value = value.astype(np.int64)  # a part of a shape that leaves the batch out
     return Tensor("", own, _KINDS[value.dtype.kind], Source.KNOWN, value)
 
 
