@@ -128,7 +128,7 @@ lock: ## write the locked requirements again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 		pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
-		--extra build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+		--extra build --extra data --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	{ echo '$(ORT_TRAINING)' | uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-deps \
 		--python-version 3.11 - && awk '/^[a-z]/ { other = !/^onnxruntime==/ } other' requirements-dev.lock; } > $(ORT_LOCK)
 

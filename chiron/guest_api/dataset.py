@@ -117,7 +117,7 @@ def make_dataset(
     Raises:
         DatasetError: counts differ, a value is not finite, a target is out of range; names counts only.
     """
-    parts = [(_checked_rows(r), _checked_targets(t, classes)) for r, t in ((rows, targets), held_out)]
+    parts = [(checked_rows(r), checked_targets(t, classes)) for r, t in ((rows, targets), held_out)]
     (train, train_targets), (test, test_targets) = parts
     for part, part_targets in parts:
         if len(part) != len(part_targets):
@@ -133,7 +133,12 @@ def make_dataset(
     return Dataset(schema, train, train_targets, test, test_targets)
 
 
-def _checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
+def checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return rows as they are stored: uint8, or float32 where they are other numbers.
+
+    Raises:
+        DatasetError: there are none, they are no numbers, or a value is not finite; names counts only.
+    """
     if rows.ndim < 2 or len(rows) == 0:  # noqa: PLR2004  rows and at least one dimension
         raise DatasetError(f"rows have shape {rows.shape}: at least one row of at least one value is needed")
     if rows.dtype == np.uint8:
@@ -148,14 +153,24 @@ def _checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
     return converted
 
 
-def _checked_targets(targets: NDArray[Any], classes: int) -> NDArray[np.uint16]:
+def checked_targets(targets: NDArray[Any], classes: int) -> NDArray[np.uint16]:
+    """Return targets as they are stored.
+
+    Raises:
+        DatasetError: they are no whole numbers from 0 to `classes - 1`.
+    """
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
         raise DatasetError(
             f"targets are {targets.dtype} of shape {targets.shape}: one whole number a row is needed"
         )
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-        raise DatasetError(f"targets must lie from 0 to {classes - 1}: renumber them or declare more classes")
+        raise DatasetError(out_of_range(classes))
     return targets.astype(np.uint16)
+
+
+def out_of_range(classes: int) -> str:
+    """Return what is said of targets beyond the last one."""
+    return f"targets must lie from 0 to {classes - 1}: renumber them or declare more classes"
 
 
 def encode_dataset(dataset: Dataset) -> bytes:
