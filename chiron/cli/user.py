@@ -10,6 +10,7 @@ import numpy as np
 from chiron.cli import party
 from chiron.cli.output import add_command, add_group
 from chiron.cli.reading import add_data, opened_data
+from chiron.guest_api.chunks import layout_of
 from chiron.parties.data import load_rows
 from chiron.parties.query import ROWS_A_REQUEST, QueryClient, rows_for
 from chiron.parties.submit import submit_dataset
@@ -54,10 +55,8 @@ def run_submit(chosen: argparse.Namespace, output: Output) -> None:
     """Submit a data set to a job."""
     platform, home = party.connection(chosen, output)
     job = party.job_of(chosen)
-    with opened_data(chosen, classes=chosen.classes) as opened:
-        dataset = opened.load()
-    with output.progress() as progress:
-        task = progress.add_task("encrypting the data set", total=dataset.schema.plaintext_bytes)
+    with opened_data(chosen, classes=chosen.classes) as dataset, output.progress() as progress:
+        task = progress.add_task("encrypting the data set", total=layout_of(dataset.schema).plaintext_bytes)
         manifest = submit_dataset(
             platform,
             home,

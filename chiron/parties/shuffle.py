@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from chiron.guest_api.chunks import Counts, encode_chunk, layout_of
 from chiron.guest_api.dataset import Dataset, Schema, checked_rows, checked_targets, out_of_range
 from chiron.guest_api.errors import DatasetError
 from chiron.policy.header import size_class
@@ -125,6 +126,18 @@ class Shuffled:
             return self._spills[0].ordered(), self._spills[1].ordered()
         both = _Cut(self._spills[0].ordered())
         return both.take(self.rows), both.take(self.held_out)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the plaintext of each chunk, as `chunks_of` gives it of the same rows in memory."""
+        layout, counts = layout_of(self.schema), Counts(self.rows, self.held_out)
+        number = 0
+        for part in self.stream():
+            cut = _Cut(part)
+            for _ in range(layout.held_out if number else layout.train):
+                first, behind = layout.place(number, counts)
+                records = np.concatenate(list(cut.take(behind - first)))
+                yield encode_chunk(records["row"], records["target"], counts=counts, layout=layout)
+                number += 1
 
     def load(self) -> Dataset:
         """Return all of it in memory."""

@@ -6,7 +6,6 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from chiron.guest_api.dataset import as_float
 from chiron.guest_api.transforms import AUGMENT, INPUT, Transformer
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.transforms import Transforms
     from chiron.policy import kernel
-    from chiron.training.worker import Batches
+    from chiron.training.batches import Batches
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def transformed(
 
 
 class Transformed:  # TRAIN-9
-    """Batches of rows that went through the guest: `transform_input` once, when first asked, then `augment`.
+    """Batches of rows that went through the guest: `transform_input`, then `augment`.
 
     The compute thread does it beside the exchange: the time it takes shows nowhere, and where a transform
     fails no gradient comes, which shows as the job's outcome.
@@ -63,7 +62,6 @@ class Transformed:  # TRAIN-9
     ) -> None:
         self._batches, self._transformer, self._state = batches, transformer, state
         self._deadline_ms = deadline_ms
-        self._ready = False
 
     def __call__(self, step: int) -> tuple[Float32Array, NDArray[np.int64]]:
         """Return rows and targets of a step, as `Batches` does.
@@ -71,10 +69,8 @@ class Transformed:  # TRAIN-9
         Raises:
             TransformError: the guest failed.
         """
-        if not self._ready:
-            self._batches.rows = self._apply(INPUT, as_float(self._batches.rows), b"")
-            self._ready = True
         rows, targets = self._batches(step)
+        rows = self._apply(INPUT, rows, b"")
         place = struct.pack("<QII", self._batches.seed, step, self._batches.index)
         return self._apply(AUGMENT, rows, place), targets
 
