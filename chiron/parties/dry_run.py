@@ -119,6 +119,7 @@ def _create(
         state=monitor.state,
         deadline_ms=DEADLINE_MS,
         compiled=guest,
+        augmentation=network.plan.augmentation,
     ) as batches:
         for step in range(steps):
             losses.append(engine.run(*batches(step), noise=noise_of(seed, step, 0)))

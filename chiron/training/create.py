@@ -119,6 +119,7 @@ def admit_network(monitor: Monitor, header: Header, schema: Schema) -> Network:
             f"the graph has {len(graph)} bytes, over {limits.max_bytes}: declare more parameters"
         )
     plan = parse_plan(monitor.written("plan"))
+    plan.augmentation.check(schema.shape)
     return Network(graph, admit_graph(graph, header, schema), plan)
 
 

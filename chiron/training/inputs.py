@@ -15,6 +15,7 @@ from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.statistics import Statistics
 from chiron.policy.kernel import StopReason
 from chiron.training.errors import TrainingError
+from chiron.training.results import EVALUATION_ROWS, STATISTICS_BATCHES
 from chiron.training.submission import Kind, Manifest, chunking_of, read_submission
 from enclave import ChunkIndex, ChunkReader, EnclaveError, read_envelope, unwrap_key
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from chiron.training.submission import JobId
 
 
+TRAINING_ROWS = STATISTICS_BATCHES * EVALUATION_ROWS  # that a network normalising by batch is settled with
 SAMPLE_BYTES = 256 << 20  # of training chunks for the guest, and of held-out chunks for the accuracy
 
 
@@ -43,8 +45,8 @@ class Inputs:
     """Both parties' secrets, opened. `dataset_key` is for the workers.
 
     Of the data set's rows the lead holds a bounded part, drawn by the shuffle of its owner: `plaintext`, its
-    first chunks, for the guest; `dataset`, which has the first held-out rows alone. `statistics` are of all
-    training rows, `content` is the SHA-256 of all chunks' plaintext.
+    first chunks, for the guest; `dataset`, which has the first rows of either part, for measuring.
+    `statistics` are of all training rows, `content` is the SHA-256 of all chunks' plaintext.
     """
 
     guest_manifest: Manifest
@@ -82,7 +84,7 @@ def open_inputs(node: Node, job: JobId, *, guest: Path, dataset: Path) -> Inputs
         schema=manifest.schema,
         seed=guest_manifest.seed.to_bytes(8, "little"),
         guest=guest_bytes,
-        dataset=taken.held_out,
+        dataset=taken.dataset,
         plaintext=taken.plaintext,
         dataset_key=key,
         dataset_path=dataset,
@@ -144,7 +146,7 @@ class _Taken:
     """What one pass over all chunks leaves in the lead."""
 
     plaintext: bytes
-    held_out: Dataset
+    dataset: Dataset
     statistics: Statistics
     content: bytes
 
@@ -158,6 +160,7 @@ def _take(reader: ChunkReader, schema: Schema) -> _Taken:
     layout, statistics, content = layout_of(schema), Statistics.empty(schema), hashlib.sha256()
     most = max(1, SAMPLE_BYTES // layout.chunk_bytes)
     sample: list[bytes] = []
+    train: list[Chunk] = []
     held_out: list[Chunk] = []
     counts: Counts | None = None
     for number in range(layout.count):
@@ -170,12 +173,15 @@ def _take(reader: ChunkReader, schema: Schema) -> _Taken:
             statistics.add(chunk.rows, chunk.targets)
             if len(sample) < most:
                 sample.append(plaintext)
+            if len(train) < most and sum(len(each.rows) for each in train) < TRAINING_ROWS:
+                train.append(chunk)
         elif len(held_out) < most:
             held_out.append(chunk)
     statistics.held_out = 0 if counts is None else counts.held_out
-    return _Taken(b"".join(sample), _held_out(held_out, schema), statistics, content.digest())
+    return _Taken(b"".join(sample), _joined(train, held_out, schema), statistics, content.digest())
 
 
-def _held_out(chunks: list[Chunk], schema: Schema) -> Dataset:
-    rows, targets = (np.concatenate([getattr(c, name) for c in chunks]) for name in ("rows", "targets"))
-    return Dataset(schema, rows[:0], targets[:0], rows, targets)
+def _joined(train: list[Chunk], held_out: list[Chunk], schema: Schema) -> Dataset:
+    rows, held_out_rows = (np.concatenate([c.rows for c in part]) for part in (train, held_out))
+    targets, held_out_targets = (np.concatenate([c.targets for c in part]) for part in (train, held_out))
+    return Dataset(schema, rows, targets, held_out_rows, held_out_targets)

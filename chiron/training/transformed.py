@@ -6,6 +6,7 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from chiron.guest_api.augmentation import NOTHING
 from chiron.guest_api.transforms import AUGMENT, INPUT, Transformer
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from chiron.guest_api.augmentation import Augmentation
     from chiron.guest_api.dataset import Float32Array, Schema
     from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.transforms import Transforms
@@ -31,8 +33,9 @@ def transformed(
     state: kernel.State | None,
     deadline_ms: int,
     compiled: CompiledGuest | None = None,
+    augmentation: Augmentation = NOTHING,
 ) -> Iterator[Batches | Transformed]:
-    """Put the guest's transforms, if it has any, between the data set and the engine.
+    """Put the guest's transforms and the plan's augmentation between the data set and the engine.
 
     Args:
         batches: the rows as the user submitted them.
@@ -42,25 +45,36 @@ def transformed(
         state: the job's kernel state; None only without transforms.
         deadline_ms: for any one transform.
         compiled: the guest, where the caller has compiled it already.
+        augmentation: of the plan.
     """
     if transforms is None or state is None:
-        yield batches
+        yield batches if augmentation == NOTHING else Transformed(batches, augmentation=augmentation)
         return
     with Transformer(transforms, policy=policy, schema=schema, compiled=compiled) as transformer:
-        yield Transformed(batches, transformer, state, deadline_ms=deadline_ms)
+        yield Transformed(batches, transformer, state, deadline_ms=deadline_ms, augmentation=augmentation)
 
 
 class Transformed:  # TRAIN-9
-    """Batches of rows that went through the guest: `transform_input`, then `augment`.
+    """Batches of rows that were changed on their way to the engine.
+
+    In this order: the guest's `transform_input`; crop and flip in trusted code; the guest's `augment`;
+    normalisation in trusted code.
 
     The compute thread does it beside the exchange: the time it takes shows nowhere, and where a transform
     fails no gradient comes, which shows as the job's outcome.
     """
 
     def __init__(
-        self, batches: Batches, transformer: Transformer, state: kernel.State, *, deadline_ms: int
+        self,
+        batches: Batches,
+        transformer: Transformer | None = None,
+        state: kernel.State | None = None,
+        *,
+        deadline_ms: int = 0,
+        augmentation: Augmentation = NOTHING,
     ) -> None:
         self._batches, self._transformer, self._state = batches, transformer, state
+        self._augmentation = augmentation
         self._deadline_ms = deadline_ms
 
     def __call__(self, step: int) -> tuple[Float32Array, NDArray[np.int64]]:
@@ -70,11 +84,14 @@ class Transformed:  # TRAIN-9
             TransformError: the guest failed.
         """
         rows, targets = self._batches(step)
-        rows = self._apply(INPUT, rows, b"")
-        place = struct.pack("<QII", self._batches.seed, step, self._batches.index)
-        return self._apply(AUGMENT, rows, place), targets
+        seed, worker = self._batches.seed, self._batches.index
+        rows = self._augmentation.vary(self._apply(INPUT, rows, b""), seed=seed, step=step, worker=worker)
+        rows = self._apply(AUGMENT, rows, struct.pack("<QII", seed, step, worker))
+        return self._augmentation.normalise(rows), targets
 
     def _apply(self, export: str, rows: Float32Array, seed: bytes) -> Float32Array:
+        if self._transformer is None or self._state is None:
+            return rows
         return self._transformer.apply(
             export, rows, state=self._state, deadline_ms=self._deadline_ms, seed=seed
         )

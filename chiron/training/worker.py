@@ -26,7 +26,12 @@ from chiron.training.errors import TrainingError
 from chiron.training.inputs import open_chunks
 from chiron.training.node import Role, peer_role
 from chiron.training.schedule import frame_format, schedule_of
-from chiron.training.sealed import graph_message_bytes, unpack_transforms
+from chiron.training.sealed import (
+    AUGMENTATION_BYTES,
+    graph_message_bytes,
+    unpack_augmentation,
+    unpack_transforms,
+)
 from chiron.training.submission import read_submission
 from chiron.training.transformed import transformed
 from chiron.training.wire import receive_map, send_map, unpad
@@ -69,6 +74,7 @@ def handle(node: Node, channel: Channel) -> None:
         send_map(channel, {"ready": True})
         graph = channel.recv_exactly(graph_message_bytes(offer.header))
         transforms, state = unpack_transforms(channel.recv_exactly(request["transforms_bytes"]))
+        augmentation = unpack_augmentation(channel.recv_exactly(AUGMENTATION_BYTES))
         batches = Batches(chunks, order, offer.header, index=index)
         through_guest = transformed(
             batches,
@@ -77,6 +83,7 @@ def handle(node: Node, channel: Channel) -> None:
             schema=offer.schema,
             state=state,
             deadline_ms=schedule_of(offer).slots * offer.header.slot_ms,
+            augmentation=augmentation,
         )
         with through_guest as prepared:
             send_map(channel, {"listening": True})

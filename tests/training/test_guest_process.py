@@ -229,6 +229,7 @@ def loaded(binary: bytes) -> dict[str, object]:
         "policy": POLICY_BYTES,
         "schema": DATASET.schema.as_dict(),
         "dataset": encode_dataset(DATASET),
+        "statistics": None,
     }
 
 

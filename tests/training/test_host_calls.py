@@ -345,7 +345,8 @@ def test_a_plan_of_another_size_is_refused(raw: bytes) -> None:
     ("field", "value", "name"),
     [
         ("version", 0, "version"),
-        ("version", 2, "version"),
+        ("version", 2, "exactly once"),
+        ("version", 3, "version"),
         ("reserved", 1, "version"),
         ("optimiser", 2, "optimiser"),
         ("schedule", 2, "schedule"),
