@@ -96,8 +96,8 @@ BUGS: Final = (
     Bug(
         "a log line with a value",
         "NI-4", CALLS,
-        "        values = _statistics(dataset, kind, index)",
-        "        values = _statistics(dataset, kind, index)\n"
+        "        values = self._statistics_of.answer(kind, index)",
+        "        values = self._statistics_of.answer(kind, index)\n"
         "        __import__('logging').getLogger('chiron').warning('statistics: %s', values)",
         f"{T_FINDS}::test_nothing_is_found_without_the_weakening[plans-operator]",
     ),
