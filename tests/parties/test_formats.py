@@ -7,6 +7,7 @@ import importlib
 import io
 import struct
 import sys
+import tracemalloc
 import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -462,3 +463,18 @@ def test_the_split_is_a_fifth_and_both_parts_have_all_targets(tmp_path: Path) ->
     dataset = load_dataset(big(tmp_path, 1000))
     assert (len(dataset.rows), len(dataset.held_out_rows)) == (800, 200)
     assert 60 < int(dataset.held_out_targets.sum()) < 140
+
+
+def test_reading_shuffling_and_cutting_take_memory_that_does_not_grow_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shuffle, "BUFFER_BYTES", 4 << 20)
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 4 << 20)
+    path = as_npz(tmp_path, np.zeros((16384, 4096), np.uint8), np.arange(16384) % 2)
+    tracemalloc.start()
+    with open_dataset(path) as opened:
+        chunks = sum(1 for _ in opened.chunks())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert chunks > 64
+    assert peak < 32 << 20  # bytes, of 64 MiB

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from chiron.guest_api import chunks as stored
 from chiron.guest_api.chunks import Counts, chunks_of, decode_chunk, encode_dataset, layout_of
 from chiron.guest_api.dataset import Dataset, Schema, make_dataset
 from chiron.policy.header import Header, size_class
-from chiron.training import worker
+from chiron.training import inputs, worker
 from chiron.training.agreement import Offer, make_offer
 from chiron.training.batches import Ahead, Batches, Order, Paced, Resident, chunks_kept, order_of
 from chiron.training.errors import TrainingError
@@ -465,3 +466,23 @@ def test_the_thread_that_reads_ahead_ends_with_its_job(tmp_path: Path) -> None:
     with training(path, offer_of(data.schema, envelope), key):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
+
+
+def test_the_lead_takes_statistics_of_a_data_set_larger_than_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(inputs, "SAMPLE_BYTES", 4 << 20)
+    path, _, key = big_submission(tmp_path, 16384)
+    with path.open("rb") as source:
+        manifest, index = read_submission(source)
+        assert index is not None
+        assert manifest.schema is not None
+        reader = inputs.open_chunks(source, index, manifest, key=key)
+        tracemalloc.start()
+        taken = inputs._take(reader, manifest.schema)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 40 << 20  # bytes, of 64 MiB
+    assert taken.statistics.seen == 16384
+    assert len(taken.plaintext) <= 4 << 20
