@@ -12,7 +12,7 @@ ORT_LOCK := requirements-ort-training.lock
 ORT_TRAINING := onnxruntime-training-cpu==1.19.2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-component random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
+.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-component bench-cifar random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -87,6 +87,11 @@ bench-engines: $(STAMP) $(ORT_STAMP) ## time both engines, by turns, on three ne
 bench-component: $(STAMP) ## time a Python guest: build, compile, fresh instances (a minute)
 	$(BIN)/python -m benchmarks.sandbox_component
 
+EPOCHS ?= 20
+bench-cifar: $(STAMP) ## train VGG-9 on CIFAR-10: DATA=DIR is the folder of its binary version (EPOCHS=20)
+	@test -n "$(DATA)" || { echo "name the folder with data_batch_1.bin to 5 and test_batch.bin: make bench-cifar DATA=DIR"; exit 1; }
+	$(BIN)/python -m benchmarks.cifar "$(DATA)" --epochs $(EPOCHS)
+
 random-modules: $(STAMP) ## 100,000 random modules, two secrets each (hours)
 	$(BIN)/python -m benchmarks.random_modules --count 100000
 
@@ -128,7 +133,7 @@ lock: ## write the locked requirements again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 		pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
-		--extra build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+		--extra build --extra data --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	{ echo '$(ORT_TRAINING)' | uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-deps \
 		--python-version 3.11 - && awk '/^[a-z]/ { other = !/^onnxruntime==/ } other' requirements-dev.lock; } > $(ORT_LOCK)
 

@@ -81,7 +81,7 @@ def _slow_down(service: QueryNode) -> None:
             time.sleep(SLOWER_S)
         return scores
 
-    predictor.predict = slow  # type: ignore[assignment,method-assign]
+    predictor.predict = slow  # type: ignore[method-assign]
 
 
 def request(channel: Channel, number: str) -> float:

@@ -32,7 +32,7 @@ from deployments import POLICY_BYTES, small_dataset
 from guests import LOOP, TRAP, guest
 
 from chiron.guest_api import child, process
-from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.chunks import encode_dataset
 from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
@@ -115,7 +115,7 @@ def lead(slot_ms: int) -> None:
     for line in sys.stdin:
         guest = compiled[line.strip()]
         inputs = SimpleNamespace(
-            guest=guest.binary, schema=dataset.schema, plaintext=plaintext, seed=bytes(8)
+            guest=guest.binary, schema=dataset.schema, plaintext=plaintext, seed=bytes(8), statistics=None
         )
         create.create(node, inputs, Monitor(policy, state), guest=guest)  # type: ignore[arg-type]
         os.write(1, b"R")

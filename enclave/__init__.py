@@ -4,6 +4,7 @@ Only simulated Evidence is made and appraised so far; it protects nothing and sa
 """
 
 from enclave.channel import Channel, accept, connect
+from enclave.chunks import ChunkIndex, Chunking, ChunkReader, index_chunks, write_chunks
 from enclave.envelope import (
     EnvelopeInfo,
     HpkeKey,
@@ -28,6 +29,9 @@ __all__ = [
     "Attester",
     "Channel",
     "ChannelError",
+    "ChunkIndex",
+    "ChunkReader",
+    "Chunking",
     "Claims",
     "EnclaveError",
     "EnvelopeError",
@@ -46,6 +50,7 @@ __all__ = [
     "create_simulated_cpu",
     "envelope_digest",
     "generate_hpke_key",
+    "index_chunks",
     "make_evidence",
     "make_identity",
     "measure",
@@ -54,5 +59,6 @@ __all__ = [
     "unseal",
     "unwrap_key",
     "write_atomically",
+    "write_chunks",
     "write_envelope",
 ]

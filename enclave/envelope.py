@@ -78,18 +78,24 @@ def write_envelope(
         digest.update(data)
         sink.write(data)
 
-    data_key, binding = os.urandom(_KEY_BYTES), _binding(purpose, context)
-    wrapped = _SUITE.encrypt(data_key, X25519PublicKey.from_public_bytes(recipient), info=binding)
+    data_key, wrapped = new_data_key(recipient, purpose, context=context)
     plaintext_bytes = encrypt_stream(
         source,
         write,
         key=data_key,
-        binding=binding,
+        binding=binding_of(purpose, context),
         wrapped=wrapped,
         padded_bytes=padded_bytes,
         progress=progress,
     )
     return EnvelopeInfo(digest.hexdigest(), plaintext_bytes)
+
+
+def new_data_key(recipient: bytes, purpose: str, *, context: bytes) -> tuple[bytes, bytes]:
+    """Return a fresh data key and the same key encrypted to one enclave's public key (32 bytes)."""
+    key = os.urandom(_KEY_BYTES)
+    info = binding_of(purpose, context)
+    return key, _SUITE.encrypt(key, X25519PublicKey.from_public_bytes(recipient), info=info)
 
 
 def envelope_digest(path: Path) -> str:
@@ -106,7 +112,7 @@ def unwrap_key(source: IO[bytes], *, private: HpkeKey, purpose: str, context: by
     """
     try:
         head = read_head(source)
-        return _SUITE.decrypt(head.wrapped, private.private, info=_binding(purpose, context))  # CONF-2
+        return _SUITE.decrypt(head.wrapped, private.private, info=binding_of(purpose, context))  # CONF-2
     except EnclaveError as error:
         raise EnvelopeError(str(error)) from error
     except (InvalidTag, ValueError) as error:
@@ -121,11 +127,12 @@ def read_envelope(source: IO[bytes], *, data_key: bytes, purpose: str, context: 
         EnvelopeError: another key, purpose or context, or the envelope was changed, cut or reordered.
     """
     try:
-        yield from decrypt_stream(source, key=data_key, binding=_binding(purpose, context))
+        yield from decrypt_stream(source, key=data_key, binding=binding_of(purpose, context))
     except EnclaveError as error:
         raise EnvelopeError(str(error)) from error
 
 
-def _binding(purpose: str, context: bytes) -> bytes:
+def binding_of(purpose: str, context: bytes) -> bytes:
+    """Return what an envelope's key and bulk are bound to."""
     encoded = purpose.encode()
     return b"chiron envelope v1\0" + len(encoded).to_bytes(4, "little") + encoded + context

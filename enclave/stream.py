@@ -33,7 +33,7 @@ PREFIX_BYTES = 7
 MAX_WRAPPED_BYTES = 1 << 12
 _MAGIC = b"CHS2"
 _HEAD = struct.Struct(f"<4s{SALT_BYTES}s32s{PREFIX_BYTES}sH")  # magic to length of the wrapped key
-_NONCE = struct.Struct(">7sIB")
+NONCE = struct.Struct(">7sIB")
 _LENGTH = struct.Struct("<Q")
 
 
@@ -57,13 +57,13 @@ def read_head(source: IO[bytes]) -> StreamHead:
     Raises:
         EnclaveError: the source does not start as a stream.
     """
-    raw = _read(source, _HEAD.size)
+    raw = read_exactly(source, _HEAD.size)
     if len(raw) != _HEAD.size or raw[:4] != _MAGIC:
         raise EnclaveError("this is no encrypted file of Chiron's, or its head is cut off")
     _, salt, check, prefix, length = _HEAD.unpack(raw)
     if length > MAX_WRAPPED_BYTES:
         raise EnclaveError(f"a wrapped key of {length} bytes is over the limit of {MAX_WRAPPED_BYTES}")
-    wrapped = _read(source, length)
+    wrapped = read_exactly(source, length)
     if len(wrapped) != length:
         raise EnclaveError("the head of the encrypted file is cut off")
     return StreamHead(salt, check, prefix, wrapped)
@@ -99,18 +99,18 @@ def encrypt_stream(
     total = _LENGTH.size + (size if padded_bytes is None else padded_bytes)
     if size > total - _LENGTH.size:
         raise ValueError(f"{size} bytes do not fit a padded size of {padded_bytes}")
-    head = _fresh_head(key, wrapped)
+    head = fresh_head(key, wrapped)
     write(head.to_bytes())
-    cipher, associated = AESGCM(derive_key(key, "stream", salt=head.salt)), _associated(head, binding)
+    cipher, associated = AESGCM(derive_key(key, "stream", salt=head.salt)), associated_data(head, binding)
     done, left = 0, size
     while done < total:
         room = min(CHUNK_BYTES, total - done)
         start = _LENGTH.pack(size) if done == 0 else b""
-        content = _read(source, min(left, room - len(start)))
+        content = read_exactly(source, min(left, room - len(start)))
         left -= len(content)
         chunk = (start + content).ljust(room, b"\0")
         done += room
-        nonce = _NONCE.pack(head.prefix, (done - 1) // CHUNK_BYTES, done == total)
+        nonce = NONCE.pack(head.prefix, (done - 1) // CHUNK_BYTES, done == total)
         write(cipher.encrypt(nonce, chunk, associated))  # CONF-1: ciphertext alone leaves
         if progress is not None:
             progress(done - _LENGTH.size)
@@ -128,12 +128,12 @@ def decrypt_stream(source: IO[bytes], *, key: bytes, binding: bytes) -> Iterator
     head = read_head(source)
     if not hmac.compare_digest(head.check, derive_key(key, "key check", salt=head.salt)):
         raise EnclaveError("the key is not the one that this was encrypted with")
-    cipher, associated = AESGCM(derive_key(key, "stream", salt=head.salt)), _associated(head, binding)
-    chunk, index, left = _read(source, CHUNK_BYTES + TAG_BYTES), 0, 0
+    cipher, associated = AESGCM(derive_key(key, "stream", salt=head.salt)), associated_data(head, binding)
+    chunk, index, left = read_exactly(source, CHUNK_BYTES + TAG_BYTES), 0, 0
     while chunk:
-        following = _read(source, CHUNK_BYTES + TAG_BYTES)
+        following = read_exactly(source, CHUNK_BYTES + TAG_BYTES)
         try:
-            plain = cipher.decrypt(_NONCE.pack(head.prefix, index, not following), chunk, associated)
+            plain = cipher.decrypt(NONCE.pack(head.prefix, index, not following), chunk, associated)
         except (InvalidTag, ValueError) as error:
             text = f"chunk {index} does not authenticate: changed, cut, reordered or bound to something else"
             raise EnclaveError(text) from error
@@ -149,12 +149,13 @@ def decrypt_stream(source: IO[bytes], *, key: bytes, binding: bytes) -> Iterator
         raise EnclaveError("the encrypted file is cut off")
 
 
-def _fresh_head(key: bytes, wrapped: bytes) -> StreamHead:
+def fresh_head(key: bytes, wrapped: bytes) -> StreamHead:
+    """Return a head with a fresh salt and nonce prefix."""
     salt = os.urandom(SALT_BYTES)
     return StreamHead(salt, derive_key(key, "key check", salt=salt), os.urandom(PREFIX_BYTES), wrapped)
 
 
-def _read(source: IO[bytes], size: int) -> bytes:
+def read_exactly(source: IO[bytes], size: int) -> bytes:
     """Read until there are `size` bytes or the end: an unbuffered file may give fewer at a time."""
     content = source.read(size)
     while len(content) < size and (more := source.read(size - len(content))):
@@ -162,7 +163,7 @@ def _read(source: IO[bytes], size: int) -> bytes:
     return content
 
 
-def _associated(head: StreamHead, binding: bytes) -> bytes:
+def associated_data(head: StreamHead, binding: bytes) -> bytes:
     """Return what every chunk is bound to: the whole head and the caller's binding."""
     digest = Hash(SHA256())
     encoded = head.to_bytes()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from chiron.cli.output import add_command, add_policy
-from chiron.parties.data import load_dataset
+from chiron.cli.reading import add_data, opened_data
 from chiron.parties.dry_run import dry_run
 from chiron.parties.errors import PartyError
 from chiron.parties.lines import for_dry_run, with_lines
@@ -33,9 +33,7 @@ def register(commands: Commands) -> None:
         example="chiron dry-run examples/mlp-c/build/guest.wasm --data examples/data/digits.npz",
     )
     parser.add_argument("guest", type=Path, metavar="GUEST", help="WebAssembly from `chiron build`")
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="NPZ file or folder of IDX files"
-    )
+    add_data(parser)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--steps", type=int, default=STEPS, help="training steps to try (default: %(default)s)"
@@ -50,7 +48,8 @@ def run(chosen: argparse.Namespace, output: Output) -> None:
     guest = for_dry_run(chosen.guest, most_bytes=parse_policy(policy).limits.module_bytes)
     with output.progress() as progress:
         progress.add_task("running the guest", total=None)
-        data = load_dataset(chosen.data)
+        with opened_data(chosen) as opened:
+            data = opened.load()
         try:
             outcome = dry_run(guest, data, policy_bytes=policy, seed=chosen.seed, steps=chosen.steps)
         except PartyError as error:

@@ -13,7 +13,7 @@ from chiron.leaktest.deployment import REPEATS, compare_deployment
 from chiron.leaktest.report import describe, junit
 from chiron.leaktest.search import EXAMPLES, as_dict, search
 from chiron.leaktest.secrets import SMALL
-from chiron.parties.data import load_dataset
+from chiron.parties.data import schema_of
 from chiron.parties.errors import PartyError
 from chiron.parties.home import open_reference
 from chiron.policy.loader import load_policy
@@ -81,7 +81,7 @@ def run_deployment(chosen: argparse.Namespace, output: Output) -> int:
         raise PartyError("--deployment needs --reference FILE: write it with `chiron reference`")
     reference = open_reference(chosen.reference)
     output.simulated = reference.format is EvidenceFormat.SIMULATED
-    schema = SMALL if chosen.data is None else load_dataset(chosen.data).schema
+    schema = SMALL if chosen.data is None else schema_of(chosen.data)
     with output.progress() as progress:
         task = progress.add_task("running jobs", total=2 * REPEATS)
         found = compare_deployment(

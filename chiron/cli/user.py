@@ -9,7 +9,9 @@ import numpy as np
 
 from chiron.cli import party
 from chiron.cli.output import add_command, add_group
-from chiron.parties.data import load_dataset, load_rows
+from chiron.cli.reading import add_data, opened_data
+from chiron.guest_api.chunks import layout_of
+from chiron.parties.data import load_rows
 from chiron.parties.query import ROWS_A_REQUEST, QueryClient, rows_for
 from chiron.parties.submit import submit_dataset
 
@@ -33,9 +35,7 @@ def register(commands: Commands) -> None:
         example="chiron user submit JOB --data digits.npz",
     )
     party.add_job(submit, WHO)
-    submit.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="NPZ file or folder of IDX files"
-    )
+    add_data(submit)
     submit.add_argument("--classes", type=int, help="number of targets (default: one more than the largest)")
     submit.set_defaults(run=run_submit)
     query = add_command(
@@ -55,9 +55,8 @@ def run_submit(chosen: argparse.Namespace, output: Output) -> None:
     """Submit a data set to a job."""
     platform, home = party.connection(chosen, output)
     job = party.job_of(chosen)
-    dataset = load_dataset(chosen.data, classes=chosen.classes)
-    with output.progress() as progress:
-        task = progress.add_task("encrypting the data set", total=dataset.schema.plaintext_bytes)
+    with opened_data(chosen, classes=chosen.classes) as dataset, output.progress() as progress:
+        task = progress.add_task("encrypting the data set", total=layout_of(dataset.schema).plaintext_bytes)
         manifest = submit_dataset(
             platform,
             home,

@@ -15,14 +15,13 @@ import numpy as np
 
 from chiron.guest_api.dataset import as_float
 from chiron.guest_api.lowering import NO_ROOM, REFUSED, component_imports, core_imports
+from chiron.guest_api.statistics import ROWS_TO_READ, Statistics
 from chiron.policy.header import FIELDS, Header, encode_header
 from chiron.policy.types import PolicyError
 from wasm_sandbox import StopGuest
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from chiron.guest_api.dataset import Dataset, Float32Array, Schema
+    from chiron.guest_api.dataset import Dataset, Schema
     from chiron.guest_api.lowering import Answer, Buffer, Logic
     from chiron.guest_api.monitor import Monitor
     from wasm_sandbox import ComponentCall, HostCall
@@ -31,7 +30,6 @@ SCHEMA_VERSION = 1
 MAX_RANDOM_BYTES = 1 << 24
 _SCHEMA = struct.Struct("<8I")
 _HEADER = struct.Struct(f"<{len(FIELDS)}I")
-ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
 
 
 @dataclass(slots=True)
@@ -45,7 +43,10 @@ class Flow:
 
 
 class HostCalls:
-    """The host's end of one run of a guest. `flow` is for a transform, `dataset` for `create`."""
+    """The host's end of one run of a guest. `flow` is for a transform, `dataset` for `create`.
+
+    The data set may hold the first chunks alone; `statistics` are then of all rows.
+    """
 
     def __init__(
         self,
@@ -54,12 +55,14 @@ class HostCalls:
         schema: Schema,
         seed: bytes,
         dataset: Dataset | None = None,
+        statistics: Statistics | None = None,
         flow: Flow | None = None,
     ) -> None:
         self._monitor = monitor
         self._schema = schema
         self._seed = seed
         self._dataset = dataset
+        self._statistics_of = statistics
         self._flow = flow
         self._drawn = 0
 
@@ -162,7 +165,10 @@ class HostCalls:
     def _statistics(self, numbers: tuple[int, ...], _buffer: Buffer) -> Answer:
         dataset = self._granted_data("statistics")
         kind, index = numbers
-        values = _statistics(dataset, kind, index)
+        if kind == ROWS_TO_READ:
+            return np.array([len(dataset.rows)], dtype="<f4")
+        self._statistics_of = self._statistics_of or Statistics.of(dataset)
+        values = self._statistics_of.answer(kind, index)
         return REFUSED if values is None else values
 
     def _batch(self, numbers: tuple[int, ...], buffer: Buffer) -> Answer:
@@ -180,24 +186,3 @@ class HostCalls:
         if first + count > len(dataset.targets):
             return REFUSED
         return dataset.targets[first : first + count].astype("<i4")
-
-
-def _statistics(dataset: Dataset, kind: int, index: int) -> Float32Array | None:
-    """Return float32 statistics of the training rows, or None for a question that does not exist."""
-    if kind == ALL_VALUES:
-        return _summary(dataset.rows)
-    if kind == ONE_COLUMN and index < dataset.schema.row_values:
-        return _summary(dataset.rows.reshape(len(dataset.rows), -1)[:, index])
-    if kind == ROWS_PER_TARGET:
-        return np.bincount(dataset.targets, minlength=dataset.schema.classes).astype("<f4")
-    if kind == ROW_COUNTS:
-        return np.array([len(dataset.rows), len(dataset.held_out_rows)], dtype="<f4")
-    return None
-
-
-def _summary(values: NDArray[np.generic]) -> Float32Array:
-    """Return mean, standard deviation, minimum and maximum, accumulated in float64."""
-    scale = 1 / 255 if values.dtype == np.uint8 else 1.0
-    mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-    summary = np.array([mean, deviation, values.min(), values.max()], dtype=np.float64) * scale
-    return summary.astype("<f4")

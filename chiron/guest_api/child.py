@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from chiron.guest_api.calls import Flow, HostCalls
-from chiron.guest_api.dataset import Schema, decode_dataset
+from chiron.guest_api.chunks import decode_prefix
+from chiron.guest_api.dataset import Schema
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.limits import CompiledGuest, load_guest
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
+from chiron.guest_api.statistics import Statistics
 from chiron.guest_api.wire import read_message, read_rows, write_message, write_rows
 from chiron.policy.loader import parse_policy
 from wasm_sandbox import ComponentGuest, Ending
@@ -39,7 +41,9 @@ def main() -> None:
     loaded = read_message(inbox)
     schema = Schema.from_dict(loaded["schema"])
     plaintext = loaded["dataset"]
-    dataset = None if plaintext is None else decode_dataset(plaintext, schema)
+    dataset = None if plaintext is None else decode_prefix(plaintext, schema)
+    taken = loaded["statistics"]
+    statistics = None if taken is None else Statistics.from_dict(taken, schema)
     policy = parse_policy(loaded["policy"])
     with load_guest(policy, CompiledGuest(**loaded["guest"])) as guest:
         write_message(outbox, {"ready": True, "exports": sorted(guest.info.exports)})
@@ -49,7 +53,9 @@ def main() -> None:
             return
         threading.Thread(target=_end_with_parent, args=(inbox,), daemon=True).start()
         monitor = Monitor(policy, state_from_dict(request["state"]))
-        calls = HostCalls(monitor, schema=schema, seed=request["seed"], dataset=dataset)
+        calls = HostCalls(
+            monitor, schema=schema, seed=request["seed"], dataset=dataset, statistics=statistics
+        )
         answer = run_export(guest, monitor, calls, export=request["export"])
         write_message(outbox, answer | {"state": state_to_dict(monitor.state)})
 

@@ -1,9 +1,8 @@
-"""The data set: its public schema, its arrays, and the fixed-size plaintext that is sealed for the lead."""
+"""The data set: its public schema, its arrays, and what they may hold."""
 
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,6 @@ MIN_CLASSES, MAX_CLASSES = 2, 256  # an answer's class fits one byte
 MAX_ROW_VALUES = 1 << 20
 MAX_ROWS = 1 << 32
 DTYPES: Mapping[str, np.dtype[Any]] = {"uint8": np.dtype("uint8"), "float32": np.dtype("<f4")}
-_HEAD = struct.Struct("<4sIQQ")
-_MAGIC, _VERSION = b"CHDS", 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +58,6 @@ class Schema:
     def row_values(self) -> int:
         """Values in one row."""
         return math.prod(self.shape)
-
-    @property
-    def plaintext_bytes(self) -> int:
-        """Size of the encoded data set, a function of the schema alone."""
-        each = self.row_values * DTYPES[self.dtype].itemsize + 2
-        return _HEAD.size + (self.rows_class + self.held_out_class) * each
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for signing and for the wire."""
@@ -117,7 +108,7 @@ def make_dataset(
     Raises:
         DatasetError: counts differ, a value is not finite, a target is out of range; names counts only.
     """
-    parts = [(_checked_rows(r), _checked_targets(t, classes)) for r, t in ((rows, targets), held_out)]
+    parts = [(checked_rows(r), checked_targets(t, classes)) for r, t in ((rows, targets), held_out)]
     (train, train_targets), (test, test_targets) = parts
     for part, part_targets in parts:
         if len(part) != len(part_targets):
@@ -133,7 +124,12 @@ def make_dataset(
     return Dataset(schema, train, train_targets, test, test_targets)
 
 
-def _checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
+def checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return rows as they are stored: uint8, or float32 where they are other numbers.
+
+    Raises:
+        DatasetError: there are none, they are no numbers, or a value is not finite; names counts only.
+    """
     if rows.ndim < 2 or len(rows) == 0:  # noqa: PLR2004  rows and at least one dimension
         raise DatasetError(f"rows have shape {rows.shape}: at least one row of at least one value is needed")
     if rows.dtype == np.uint8:
@@ -148,51 +144,24 @@ def _checked_rows(rows: NDArray[Any]) -> NDArray[Any]:
     return converted
 
 
-def _checked_targets(targets: NDArray[Any], classes: int) -> NDArray[np.uint16]:
+def checked_targets(targets: NDArray[Any], classes: int) -> NDArray[np.uint16]:
+    """Return targets as they are stored.
+
+    Raises:
+        DatasetError: they are no whole numbers from 0 to `classes - 1`.
+    """
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
         raise DatasetError(
             f"targets are {targets.dtype} of shape {targets.shape}: one whole number a row is needed"
         )
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-        raise DatasetError(f"targets must lie from 0 to {classes - 1}: renumber them or declare more classes")
+        raise DatasetError(out_of_range(classes))
     return targets.astype(np.uint16)
 
 
-def encode_dataset(dataset: Dataset) -> bytes:
-    """Return the plaintext to seal: always `schema.plaintext_bytes` long, whatever the exact row counts."""
-    schema = dataset.schema
-    out = bytearray(schema.plaintext_bytes)  # CONF-3: one size a schema
-    _HEAD.pack_into(out, 0, _MAGIC, _VERSION, len(dataset.rows), len(dataset.held_out_rows))
-    for offset, array in zip(_offsets(schema), _arrays(dataset), strict=True):
-        raw = array.tobytes()
-        out[offset : offset + len(raw)] = raw
-    return bytes(out)
-
-
-def decode_dataset(plaintext: bytes, schema: Schema) -> Dataset:
-    """Parse what `encode_dataset` wrote under the same schema, and check it again: its author is not trusted.
-
-    Raises:
-        DatasetError: the size, the counts or the values break the schema.
-    """
-    if len(plaintext) != schema.plaintext_bytes:
-        text = f"the data set has {len(plaintext)} bytes, its schema says {schema.plaintext_bytes}"
-        raise DatasetError(f"{text}: submit it again")
-    magic, version, rows, held_out = _HEAD.unpack_from(plaintext, 0)
-    if (magic, version) != (_MAGIC, _VERSION):
-        raise DatasetError("the data set does not start as one: submit it again with this version of Chiron")
-    if size_class(rows) != schema.rows_class or size_class(held_out) != schema.held_out_class:
-        raise DatasetError("the row counts are not of the size classes in the schema: submit it again")
-    parts = []
-    for offset, count, shape, dtype in zip(
-        _offsets(schema), (rows, held_out) * 2, ((), ()) + (schema.shape,) * 2, _dtypes(schema), strict=True
-    ):
-        values = count * math.prod(shape)
-        parts.append(np.frombuffer(plaintext, dtype, values, offset).reshape(count, *shape))
-    checked = make_dataset(parts[2], parts[0], held_out=(parts[3], parts[1]), classes=schema.classes)
-    if checked.schema != schema:
-        raise DatasetError("the data set differs from its schema: submit it again")
-    return checked
+def out_of_range(classes: int) -> str:
+    """Return what is said of targets beyond the last one."""
+    return f"targets must lie from 0 to {classes - 1}: renumber them or declare more classes"
 
 
 def as_float(rows: NDArray[Any]) -> Float32Array:
@@ -201,20 +170,3 @@ def as_float(rows: NDArray[Any]) -> Float32Array:
         scaled: Float32Array = np.multiply(rows, np.float32(1 / 255), dtype=np.float32)
         return scaled
     return np.asarray(rows, dtype=np.float32)
-
-
-def _arrays(dataset: Dataset) -> tuple[NDArray[Any], ...]:
-    targets = (dataset.targets.astype("<u2"), dataset.held_out_targets.astype("<u2"))
-    return (*targets, dataset.rows, dataset.held_out_rows)
-
-
-def _dtypes(schema: Schema) -> tuple[np.dtype[Any], ...]:
-    return (np.dtype("<u2"),) * 2 + (DTYPES[schema.dtype],) * 2
-
-
-def _offsets(schema: Schema) -> tuple[int, ...]:
-    row_bytes = schema.row_values * DTYPES[schema.dtype].itemsize
-    first = _HEAD.size
-    held_targets = first + 2 * schema.rows_class
-    rows = held_targets + 2 * schema.held_out_class
-    return first, held_targets, rows, rows + row_bytes * schema.rows_class

@@ -6,17 +6,22 @@ import math
 import struct
 from dataclasses import dataclass
 
+from chiron.guest_api.augmentation import MAX_CHANNELS, NOTHING, Augmentation
 from chiron.guest_api.errors import GuestApiError
 
 PLAN = struct.Struct("<IIfffIII")  # the layout of `plan` in spec/guest.wit
-VERSION = 1
+AUGMENTATION = struct.Struct("<HBB3f3fI")  # what follows it in version 2
+VERSION, AUGMENTED = 1, 2
 OPTIMISERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to train. `optimiser` and `schedule` are names, `warmup_steps` the steps of a linear warm-up."""
+    """How to train. `optimiser` and `schedule` are names, `warmup_steps` the steps of a linear warm-up.
+
+    `augmentation` is what trusted code does to rows.
+    """
 
     optimiser: str
     learning_rate: float
@@ -24,6 +29,7 @@ class Plan:
     weight_decay: float
     schedule: str
     warmup_steps: int
+    augmentation: Augmentation = NOTHING
 
 
 def parse_plan(raw: bytes) -> Plan:
@@ -32,13 +38,15 @@ def parse_plan(raw: bytes) -> Plan:
     Raises:
         GuestApiError: the size, the version or a range is wrong; the text names the field, not the value.
     """
-    if len(raw) != PLAN.size:
+    size = PLAN.size + (AUGMENTATION.size if raw[:4] == AUGMENTED.to_bytes(4, "little") else 0)
+    if len(raw) != size:
         raise GuestApiError(
-            f"a plan has {PLAN.size} bytes, this one has {len(raw)}: call plan() exactly once"
+            f"a plan of its version has {size} bytes, this one has {len(raw)}: call plan() exactly once"
         )
-    version, optimiser, rate, momentum, decay, schedule, warmup, reserved = PLAN.unpack(raw)
+    version, optimiser, rate, momentum, decay, schedule, warmup, reserved = PLAN.unpack_from(raw)
+    augmentation = _augmentation(raw[PLAN.size :])
     rules = {
-        "version": version == VERSION and reserved == 0,
+        "version": version in {VERSION, AUGMENTED} and reserved == 0,
         "optimiser": optimiser < len(OPTIMISERS),
         "learning_rate": math.isfinite(rate) and 0 < rate <= 10,  # noqa: PLR2004  beyond it nothing converges
         "momentum": 0 <= momentum < 1,
@@ -48,4 +56,17 @@ def parse_plan(raw: bytes) -> Plan:
     for name, holds in rules.items():
         if not holds:
             raise GuestApiError(f"the plan's field {name!r} is out of its range: see plan in spec/guest.wit")
-    return Plan(OPTIMISERS[optimiser], rate, momentum, decay, SCHEDULES[schedule], warmup)
+    return Plan(
+        OPTIMISERS[optimiser], rate, momentum, decay, SCHEDULES[schedule], warmup, augmentation or NOTHING
+    )
+
+
+def _augmentation(raw: bytes) -> Augmentation | None:
+    """Parse what follows a plan; None where nothing does. `Augmentation.check` has the ranges."""
+    if not raw:
+        return None
+    padding, flip, channels, *numbers, reserved = AUGMENTATION.unpack(raw)
+    if flip > 1 or channels > MAX_CHANNELS or reserved:
+        raise GuestApiError("the plan's augmentation is out of its range: see plan in spec/guest.wit")
+    mean, deviation = numbers[:channels], numbers[MAX_CHANNELS : MAX_CHANNELS + channels]
+    return Augmentation(padding, bool(flip), tuple(mean), tuple(deviation))

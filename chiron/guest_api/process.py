@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chiron.guest_api.dataset import Schema
     from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.monitor import Monitor
+    from chiron.guest_api.statistics import Statistics
     from chiron.policy import kernel
 
 OUT_OF_TIME = "out of time"
@@ -70,10 +71,12 @@ class GuestProcess:
         policy: bytes,
         schema: Schema,
         dataset: bytes | None = None,
+        statistics: Statistics | None = None,
         notes: bytes = b"",
     ) -> None:
-        """Start the child and load it; the data set (encoded, or None before taint) goes in here, once.
+        """Start the child and load it; the data set goes in here, once: its first chunks, None before taint.
 
+        `statistics` are of all its rows; None: of those given.
         `notes` is what `create` kept for the transforms.
 
         Raises:
@@ -97,6 +100,7 @@ class GuestProcess:
                         "policy": policy,
                         "schema": schema.as_dict(),
                         "dataset": dataset,
+                        "statistics": None if statistics is None else statistics.as_dict(),
                         "notes": notes,
                     }
                 )

@@ -12,7 +12,7 @@ from chiron.leaktest.search import EXAMPLES, Report, search
 from chiron.leaktest.secrets import SCHEMAS
 from chiron.leaktest.selfcheck import SABOTAGES
 from chiron.leaktest.two_runs import Subject, is_created
-from chiron.parties.data import load_dataset
+from chiron.parties.data import schema_of
 from chiron.policy.loader import load_policy
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def subject_of(
     binary = guest if isinstance(guest, bytes) else Path(guest).read_bytes()
     schemas = SCHEMAS if schema is None else (schema,)
     if data is not None:
-        schemas = (load_dataset(Path(data)).schema,)
+        schemas = (schema_of(Path(data)),)
     with load_guest(rules, compile_guest(rules, binary)) as loaded:
         subjects = [Subject(loaded, binary, rules, each, observer) for each in schemas]
         yield next((each for each in subjects if is_created(each)), subjects[0])

@@ -1,58 +1,171 @@
-"""Reads a user's files: NPZ, or a folder of IDX files (the MNIST family's form), gzipped or not."""
+"""Reads a user's files, whatever their format, into a data set that is shuffled and split."""
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chiron.guest_api.dataset import Dataset, as_float, make_dataset
+from chiron.guest_api.dataset import as_float
 from chiron.guest_api.errors import DatasetError
 from chiron.parties.errors import PartyError
+from chiron.parties.formats.cifar import CIFAR10_TRAIN, CIFAR100_TRAIN, read_cifar10, read_cifar100
+from chiron.parties.formats.csv_table import read_csv
+from chiron.parties.formats.idx import holds_idx, read_idx
+from chiron.parties.formats.images import read_images
+from chiron.parties.formats.npz import read_npz
+from chiron.parties.formats.parquet import read_parquet
+from chiron.parties.shuffle import Shuffled, shuffled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-HELD_OUT_SHARE = 5  # without a held-out part of its own, a fifth of a data set is held out
-SPLIT_SEED = 0
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-IDX_UINT8 = 0x08  # type code of the IDX format: http://yann.lecun.com/exdb/mnist, "THE IDX FILE FORMAT"
-UNREADABLE = (  # what numpy, gzip and zipfile raise on files that are missing, cut, changed or encrypted
-    OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError,
+    from chiron.guest_api.dataset import Dataset, Schema
+    from chiron.parties.formats.blocks import Parts
+
+UNREADABLE = (  # what numpy, gzip, zipfile and csv raise on files that are missing, cut, changed or encrypted
+    OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, MemoryError,
 )  # fmt: skip
-NPZ_KEYS = ("rows", "targets", "held_out_rows", "held_out_targets")
 
 
-def load_dataset(path: Path, *, classes: int | None = None) -> Dataset:
-    """Read a data set.
+class Format(StrEnum):
+    """The forms of files that are read."""
+
+    IDX = "idx"
+    NPZ = "npz"
+    CSV = "csv"
+    PARQUET = "parquet"
+    CIFAR10 = "cifar10"
+    CIFAR100 = "cifar100"
+    IMAGES = "images"
+
+
+TABLES = (Format.CSV, Format.PARQUET)
+MAGIC = {b"PK\x03\x04": Format.NPZ, b"PAR1": Format.PARQUET}
+SUFFIXES = {f".{form.value}": form for form in (Format.NPZ, *TABLES)}
+TRAIN, HELD_OUT = "train", "held_out"  # names of a table's two files in a folder
+
+
+@contextmanager
+def open_dataset(
+    path: Path, *, form: Format | None = None, classes: int | None = None, image_size: int | None = None
+) -> Iterator[Shuffled]:
+    """Read a data set in blocks and shuffle it through an encrypted temporary file, in constant memory.
 
     Args:
-        path: an NPZ file with `rows` (n, *shape) and `targets` (n,), optionally `held_out_rows` and
-            `held_out_targets`; or a folder with the four IDX files, gzipped or not.
-        classes: number of targets; by default one more than the largest.
+        path: a file or folder; docs/user.md says what of each format.
+        form: the format; by default what the content or, failing that, the name says.
+        classes: number of targets; by default what the files say, or one more than the largest.
+        image_size: for pictures: the side of the square that each is scaled and cut to, in pixels.
 
     Raises:
         PartyError: a file is missing, truncated or of the wrong form; names the file and the rule.
     """
+    with _named(path):
+        parts = _read(path, form or detect(path), image_size)
+        opened = shuffled(parts, classes=classes)
+    with opened:
+        yield opened
+
+
+def load_dataset(
+    path: Path, *, form: Format | None = None, classes: int | None = None, image_size: int | None = None
+) -> Dataset:
+    """Read a whole data set into memory, in the order and with the split of `open_dataset`.
+
+    Raises:
+        PartyError: see `open_dataset`.
+    """
+    with open_dataset(path, form=form, classes=classes, image_size=image_size) as opened:
+        return opened.load()
+
+
+def schema_of(path: Path) -> Schema:
+    """Return a data set's schema.
+
+    Raises:
+        PartyError: see `open_dataset`.
+    """
+    with open_dataset(path) as opened:
+        return opened.schema
+
+
+def detect(path: Path) -> Format:
+    """Return a file's or folder's format.
+
+    Raises:
+        DatasetError: it is of none that is read.
+        OSError: there is no such file.
+    """
+    if not path.is_dir():
+        with path.open("rb") as source:
+            found = MAGIC.get(source.read(4)) or SUFFIXES.get(path.suffix.lower())
+        if found is None:
+            raise DatasetError(f"neither content nor name says its format: {_remedy()}")
+        return found
+    names = {each.name for each in path.iterdir()}
+    rules = (
+        (holds_idx(path), Format.IDX),
+        (CIFAR10_TRAIN[0] in names, Format.CIFAR10),
+        (CIFAR100_TRAIN in names, Format.CIFAR100),
+        (f"{TRAIN}.csv" in names, Format.CSV),
+        (f"{TRAIN}.parquet" in names, Format.PARQUET),
+        (any(each.is_dir() for each in path.iterdir()), Format.IMAGES),
+    )
+    form = next((form for holds, form in rules if holds), None)
+    if form is None:
+        raise DatasetError(f"the folder holds no data set that is known: {_remedy()}")
+    return form
+
+
+def _remedy() -> str:
+    return f"see docs/user.md, or name one with --format ({', '.join(Format)})"
+
+
+def _read(path: Path, form: Format, image_size: int | None) -> Parts:
+    if image_size is not None and form is not Format.IMAGES:
+        raise DatasetError(f"--image-size is for pictures, these are {form.value}: leave it out")
+    if form in TABLES:
+        train, held_out = _tables(path, form)
+        return read_csv(train, held_out) if form is Format.CSV else read_parquet(train, held_out)
+    if form is Format.IMAGES:
+        return read_images(path, size=image_size)
+    readers = {
+        Format.IDX: read_idx,
+        Format.NPZ: read_npz,
+        Format.CIFAR10: read_cifar10,
+        Format.CIFAR100: read_cifar100,
+    }
+    return readers[form](path)
+
+
+def _tables(path: Path, form: Format) -> tuple[Path, Path | None]:
+    """Return a table's file, or the two of a folder."""
+    if not path.is_dir():
+        return path, None
+    held_out = path / f"{HELD_OUT}.{form.value}"
+    return path / f"{TRAIN}.{form.value}", held_out if held_out.exists() else None
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let every error name the file and nothing of its content."""
     try:
-        arrays = _idx_folder(path) if path.is_dir() else _npz(path)
-        return _dataset(arrays, classes)
+        yield
     except (DatasetError, PartyError) as error:
         raise PartyError(f"{path}: {error}") from error
     except UNREADABLE as error:
         raise PartyError(
-            f"{path} cannot be read (missing, truncated or not NPZ or IDX): fetch it again"
+            f"{path} cannot be read (missing, truncated or of another format than its name or --format says):"
+            " fetch it again"
         ) from error
 
 
@@ -67,64 +180,3 @@ def load_rows(path: Path) -> NDArray[np.float32]:
             return as_float(np.lib.format.read_array(source, allow_pickle=False))
     except (*UNREADABLE, TypeError) as error:
         raise PartyError(f"{path} cannot be read as NPY numbers: write it with numpy.save") from error
-
-
-def _dataset(arrays: list[NDArray[Any]], classes: int | None) -> Dataset:
-    rows, targets = arrays[:2]
-    for part in arrays[1::2]:
-        if part.ndim != 1 or part.dtype.kind not in "iu" or len(part) == 0:
-            raise DatasetError(
-                f"targets have shape {part.shape} and type {part.dtype}: one whole number a row"
-            )
-    if rows.ndim == 0:
-        raise DatasetError("rows have no dimension: give them the shape (n, ...)")
-    wanted = int(max(part.max() for part in arrays[1::2])) + 1 if classes is None else classes
-    if len(rows) != len(targets):
-        raise DatasetError(f"{len(rows)} rows but {len(targets)} targets: give each row one target")
-    if len(arrays) == len(NPZ_KEYS):
-        return make_dataset(rows, targets, held_out=(arrays[2], arrays[3]), classes=wanted)
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
-    held, kept = np.split(order, [len(rows) // HELD_OUT_SHARE])
-    return make_dataset(rows[kept], targets[kept], held_out=(rows[held], targets[held]), classes=wanted)
-
-
-def _npz(path: Path) -> list[NDArray[Any]]:
-    with path.open("rb") as source, np.lib.npyio.NpzFile(source, allow_pickle=False) as archive:
-        names = set(archive.files)
-        if names not in ({*NPZ_KEYS[:2]}, {*NPZ_KEYS}):
-            raise DatasetError(
-                f"an NPZ holds {list(NPZ_KEYS[:2])} and, if any, {list(NPZ_KEYS[2:])}: name them so"
-            )
-        arrays = [archive[name] for name in NPZ_KEYS if name in names]
-    if not all(isinstance(array, np.ndarray) for array in arrays):  # other members come as bytes
-        raise DatasetError("the NPZ's members are no arrays: write it with numpy.savez")
-    return arrays
-
-
-def _idx_folder(folder: Path) -> list[NDArray[Any]]:
-    arrays = [_idx(_plain_or_gzipped(folder, name)) for name in IDX_FILES]
-    return [array[:, np.newaxis] if array.ndim == 3 else array for array in arrays]  # noqa: PLR2004  images
-
-
-def _plain_or_gzipped(folder: Path, name: str) -> Path:
-    for candidate in (folder / name, folder / f"{name}.gz"):
-        if candidate.is_file():
-            return candidate
-    remedy = (
-        "on Debian `apt-get install dataset-fashion-mnist` puts it under /usr/share/datasets/fashion-mnist"
-    )
-    raise PartyError(f"{name} or {name}.gz is missing there: {remedy}; or run `make data`")
-
-
-def _idx(path: Path) -> NDArray[Any]:
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    zero, kind, rank = struct.unpack_from(">HBB", raw)
-    if zero != 0 or kind != IDX_UINT8:
-        raise DatasetError(f"{path.name} is no IDX file of unsigned bytes: fetch it again")
-    shape = struct.unpack_from(f">{rank}I", raw, 4)
-    start = 4 + 4 * rank
-    if len(raw) - start != int(np.prod(shape, dtype=np.int64)):
-        raise DatasetError(
-            f"{path.name} has {len(raw) - start} bytes, its head says {shape}: it is truncated"
-        )
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chiron.graph import GraphError, open_engine
-from chiron.guest_api.dataset import as_float, encode_dataset
+from chiron.guest_api.chunks import encode_dataset
+from chiron.guest_api.dataset import as_float
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.monitor import Monitor
@@ -18,9 +19,10 @@ from chiron.guest_api.transforms import INPUT, OUTPUT, Transformer
 from chiron.parties.errors import PartyError
 from chiron.policy import kernel
 from chiron.policy.loader import parse_policy
+from chiron.training.batches import batches_of
 from chiron.training.create import admit_network, run_configure, transforms_of
 from chiron.training.transformed import transformed
-from chiron.training.worker import Batches, noise_of
+from chiron.training.worker import noise_of
 from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
@@ -110,13 +112,14 @@ def _create(
     engine.parameters[:] = network.admitted.initial
     losses, began = [], time.monotonic()
     with transformed(
-        Batches(dataset, header, seed=seed, index=0),
+        batches_of(dataset, header, seed=seed, index=0),
         transforms,
         policy=policy_bytes,
         schema=dataset.schema,
         state=monitor.state,
         deadline_ms=DEADLINE_MS,
         compiled=guest,
+        augmentation=network.plan.augmentation,
     ) as batches:
         for step in range(steps):
             losses.append(engine.run(*batches(step), noise=noise_of(seed, step, 0)))

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.chunks import chunks_of
+from chiron.guest_api.dataset import Dataset
 from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.transforms import GUEST_PADDED_BYTES
 from chiron.parties.errors import PartyError
@@ -18,11 +19,12 @@ from chiron.training.submission import JobId, Kind, draft_manifest, write_submis
 from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from typing import Any, BinaryIO
 
-    from chiron.guest_api.dataset import Dataset
     from chiron.parties.home import Home
     from chiron.parties.platform import Platform
+    from chiron.parties.shuffle import Shuffled
     from chiron.policy.types import Policy
     from chiron.training.submission import Manifest
 
@@ -46,31 +48,51 @@ def submit_guest(
         raise PartyError(f"the guest is refused: {error}") from error
     padded = -(-max(len(guest), 1) // GUEST_PADDED_BYTES) * GUEST_PADDED_BYTES
     draft = draft_manifest(Kind.GUEST, job, signer=home.signer, seed=seed)
-    return _submit(platform, home, guest, draft=draft, padded_bytes=padded)
+    return _submit(platform, home, io.BytesIO(guest), draft=draft, padded_bytes=padded)
 
 
 def submit_dataset(
     platform: Platform,
     home: Home,
     *,
-    dataset: Dataset,
+    dataset: Dataset | Shuffled,
     job: JobId,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """Encrypt a data set to the lead and upload it; `progress` is told the bytes done so far.
+    """Encrypt a data set to the lead chunk by chunk and upload it; `progress` is told the bytes done so far.
 
     Raises:
         PartyError: the lead or the platform refuses.
     """
-    plaintext = encode_dataset(dataset)
     draft = draft_manifest(Kind.DATASET, job, signer=home.signer, schema=dataset.schema)
-    return _submit(platform, home, plaintext, draft=draft, padded_bytes=len(plaintext), progress=progress)
+    chunks = chunks_of(dataset) if isinstance(dataset, Dataset) else dataset.chunks()
+    return _submit(
+        platform, home, io.BufferedReader(_Chunks(chunks)), draft=draft, padded_bytes=0, progress=progress
+    )
+
+
+class _Chunks(io.RawIOBase):
+    """Chunks as a file that is read one chunk at a time."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._left = chunks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  any writable buffer
+        view = memoryview(buffer).cast("B")
+        self._left = self._left or next(self._chunks, b"")
+        some = self._left[: len(view)]
+        view[: len(some)] = some
+        self._left = self._left[len(some) :]
+        return len(some)
 
 
 def _submit(
     platform: Platform,
     home: Home,
-    plaintext: bytes,
+    plaintext: BinaryIO,
     *,
     draft: Manifest,
     padded_bytes: int,
@@ -85,7 +107,7 @@ def _submit(
         with path.open("w+b") as sink:
             manifest = write_submission(
                 sink,
-                io.BytesIO(plaintext),
+                plaintext,
                 draft=draft,
                 signer=home.signer,
                 recipient=recipient,

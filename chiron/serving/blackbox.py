@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chiron.policy.types import Policy
     from chiron.serving.budget import Budget
     from chiron.training.agreement import Offer
+    from chiron.training.results import Normalised
 
 
 FAILED = 0  # what is released when a model fails: class 0 with score 0
@@ -35,7 +36,7 @@ class BlackBox:
     """A model that only answers. Thread-safe."""
 
     offer: Offer
-    predictor: Predictor
+    predictor: Predictor | Normalised
     monitor: Monitor
     budget: Budget
     transformer: Transformer | None = None

@@ -21,6 +21,7 @@ from chiron.training.agreement import Offer, verify_request
 from chiron.training.create import admit_graph
 from chiron.training.errors import TrainingError
 from chiron.training.node import Role, peer_role
+from chiron.training.results import Normalised
 from chiron.training.sealed import unseal_model
 from chiron.training.submission import PartyKey
 from chiron.training.wire import receive_map, send_map
@@ -149,7 +150,8 @@ def open_model(node: Node, offer: Offer, handover: dict[str, Any]) -> BlackBox:
     admitted = admit_graph(model.graph, offer.header, offer.schema)
     budget = Budget(Path(handover["budget"]), key=handover["budget_key"], job=offer.job)
     monitor = open_monitor(node.policy, state_from_dict(handover["state"]), used=budget.used)
-    box = BlackBox(offer, Predictor(admitted, model.parameters, threads=1), monitor, budget)
+    predictor = Normalised(Predictor(admitted, model.parameters, threads=1), model.augmentation)
+    box = BlackBox(offer, predictor, monitor, budget)
     if model.transforms is not None:
         box.transformer = Transformer(model.transforms, policy=node.policy_bytes, schema=offer.schema)
         box.transformer.wait()

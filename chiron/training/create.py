@@ -79,7 +79,11 @@ def create(
         raise GuestApiError("create runs only after a header was declared")
     with Releaser() as releaser:
         with GuestProcess(
-            guest, policy=node.policy_bytes, schema=inputs.schema, dataset=inputs.plaintext
+            guest,
+            policy=node.policy_bytes,
+            schema=inputs.schema,
+            dataset=inputs.plaintext,
+            statistics=inputs.statistics,
         ) as process:
             releaser.start(process.pid, slot_ms=header.create_ms)
             # the releaser kills it at half slot; this deadline counts where the platform killed the releaser
@@ -115,6 +119,7 @@ def admit_network(monitor: Monitor, header: Header, schema: Schema) -> Network:
             f"the graph has {len(graph)} bytes, over {limits.max_bytes}: declare more parameters"
         )
     plan = parse_plan(monitor.written("plan"))
+    plan.augmentation.check(schema.shape)
     return Network(graph, admit_graph(graph, header, schema), plan)
 
 

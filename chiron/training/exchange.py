@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chiron.guest_api.augmentation import NOTHING
 from chiron.guest_api.plan import Plan
 from chiron.guest_api.transforms import carried_bytes
 from chiron.training.errors import TrainingError
 from chiron.training.node import Address, Role
-from chiron.training.sealed import graph_message_bytes, pack_transforms
+from chiron.training.sealed import graph_message_bytes, pack_augmentation, pack_transforms
 from chiron.training.wire import canonical, pad, parse_map, receive_map, send_map, unpad
 
 if TYPE_CHECKING:
@@ -129,12 +130,13 @@ def train(
         TrainingError: a worker or the server was lost.
         ChannelError: the connection to one broke.
     """
-    plan = b"" if network is None else canonical(asdict(network.plan))
+    plan = b"" if network is None else canonical(_of_server(network.plan))
+    augmentation = NOTHING if network is None else network.plan.augmentation
     initial = b"" if network is None else network.admitted.initial.astype("<f4").tobytes()
     graph = b"" if network is None else network.graph
     carried = pack_transforms(transforms, transforms_bytes, state=state)
     for worker in team.workers:
-        worker.send(pad(graph, graph_message_bytes(offer.header)) + carried)
+        worker.send(pad(graph, graph_message_bytes(offer.header)) + carried + pack_augmentation(augmentation))
     for worker in team.workers:  # one that still reads would keep another time than the server
         if receive_map(worker) != {"listening": True}:
             raise TrainingError("a worker enclave could not prepare: see the events of `chiron up`")
@@ -146,6 +148,11 @@ def train(
     raw = team.server.recv_exactly(parameter_message_bytes(offer.header))
     parameters = np.frombuffer(unpad(raw), dtype="<f4")
     return Trained(parameters, tuple(summary["losses"]), complete=summary["complete"])
+
+
+def _of_server(plan: Plan) -> dict[str, Any]:
+    """Return what the parameter server needs of a plan: all but what workers do to rows."""
+    return {name: value for name, value in asdict(plan).items() if name != "augmentation"}
 
 
 def parse_plan_message(message: bytes) -> Plan | None:

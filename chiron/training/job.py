@@ -80,7 +80,7 @@ class JobRun:
             self.stop(error.reason)
             return
         self.parties = (inputs.guest_manifest.party, inputs.dataset_manifest.party)
-        data_set = self.ledgers.identify(inputs.dataset_manifest.party, inputs.dataset)
+        data_set = self.ledgers.identify(inputs.dataset_manifest.party, inputs.content)
         spent = self.ledgers.spent(data_set)
         state = kernel.initial(self.node.policy, rows_class=inputs.schema.rows_class, spent=spent)
         self.monitor = Monitor(self.node.policy, state)

@@ -1,9 +1,9 @@
 """The ledger of each data set: what all jobs on it were charged, kept sealed on the platform's disk.
 
 Which data set it is: the lead computes it from what it decrypted, by HMAC-SHA-256 under a sealing key over
-the user's signing key and the rows and targets as `encode_dataset` writes them. Encrypting the same data
-anew, for another job or at another start of the lead, finds the same ledger; so does declaring another
-number of targets.
+the user's signing key and the digest of the data set's chunks, which are rows, targets and zeros. Encrypting
+the same data anew, for another job or at another start of the lead, finds the same ledger; so does declaring
+another number of targets.
 
 What an attacker can do, and what not:
 
@@ -31,7 +31,6 @@ import hmac
 import threading
 from typing import TYPE_CHECKING, NewType
 
-from chiron.guest_api.dataset import encode_dataset
 from chiron.policy.kernel import Charged
 from chiron.training.wire import canonical, parse_map
 from enclave import seal, unseal, write_atomically
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from chiron.guest_api.dataset import Dataset
     from chiron.guest_api.monitor import Monitor
     from chiron.training.submission import PartyKey
     from enclave import Attester
@@ -57,10 +55,10 @@ class Ledgers:
     def __init__(self, folder: Path, attester: Attester) -> None:
         self._folder, self._attester, self._lock = folder, attester, threading.Lock()
 
-    def identify(self, user: PartyKey, dataset: Dataset) -> DataSetId:
-        """Return which data set this is; see the module's text for what counts."""
+    def identify(self, user: PartyKey, content: bytes) -> DataSetId:
+        """Return which data set this is, by its chunks' SHA-256; see the module's text for what counts."""
         digest = hmac.new(self._attester.sealing_key("data set identity"), user, hashlib.sha256)
-        digest.update(encode_dataset(dataset))
+        digest.update(content)
         return DataSetId(digest.hexdigest())
 
     def spent(self, data_set: DataSetId) -> dict[str, int]:

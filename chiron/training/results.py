@@ -14,6 +14,7 @@ from chiron.guest_api.transforms import INPUT, OUTPUT, TransformError
 from chiron.training.sealed import Model
 
 if TYPE_CHECKING:
+    from chiron.guest_api.augmentation import Augmentation
     from chiron.guest_api.dataset import Dataset, Float32Array
     from chiron.guest_api.transforms import Transformer
     from chiron.policy import kernel
@@ -64,12 +65,15 @@ def evaluate(
     if network is None or not trained.complete:
         return Result(None, 0.0, ())
     parameters = trained.parameters[: network.admitted.parameter_count]
+    augmentation = network.plan.augmentation
     try:
         parameters = _settled(network, parameters, dataset, held)
-        accuracy = _accuracy(Predictor(network.admitted, parameters, threads=1), dataset, held)
+        predictor = Normalised(Predictor(network.admitted, parameters, threads=1), augmentation)
+        accuracy = _accuracy(predictor, dataset, held)
     except (GraphError, TransformError):
         return Result(None, 0.0, ())
-    return Result(Model(network.graph, parameters, network.transforms), accuracy, trained.losses)
+    model = Model(network.graph, parameters, network.transforms, augmentation)
+    return Result(model, accuracy, trained.losses)
 
 
 def _settled(network: Network, parameters: Float32Array, dataset: Dataset, held: Held | None) -> Float32Array:
@@ -80,12 +84,23 @@ def _settled(network: Network, parameters: Float32Array, dataset: Dataset, held:
     batch = min(EVALUATION_ROWS, len(order))
     chosen = order[: batch * min(STATISTICS_BATCHES, len(order) // batch)]
     rows = as_float(dataset.rows[chosen])
-    rows = rows if held is None else held.apply(INPUT, rows)
+    rows = network.plan.augmentation.normalise(rows if held is None else held.apply(INPUT, rows))
     parts = (rows[first : first + batch] for first in range(0, len(rows), batch))
     return settled(network.admitted, parameters, parts, batch=batch, threads=1)
 
 
-def _accuracy(predictor: Predictor, dataset: Dataset, held: Held | None) -> float:
+class Normalised:
+    """A predictor whose rows are normalised first, as in training."""
+
+    def __init__(self, predictor: Predictor, augmentation: Augmentation) -> None:
+        self._predictor, self._augmentation = predictor, augmentation
+
+    def predict(self, rows: Float32Array) -> Float32Array:
+        """Return probabilities, as `Predictor.predict` does."""
+        return self._predictor.predict(self._augmentation.normalise(rows))
+
+
+def _accuracy(predictor: Normalised, dataset: Dataset, held: Held | None) -> float:
     rows = dataset.held_out_rows if held is None else held.apply(INPUT, as_float(dataset.held_out_rows))
     parts = [
         predictor.predict(as_float(rows[first : first + EVALUATION_ROWS]))

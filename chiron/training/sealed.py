@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chiron.guest_api.augmentation import NOTHING, Augmentation
 from chiron.guest_api.monitor import state_from_dict, state_to_dict
 from chiron.guest_api.transforms import Transforms
 from chiron.training.wire import canonical, pad, parse_map, unpad
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from chiron.policy.header import Header
 
 GRAPH_ROOM_BYTES = 1 << 20  # for everything in a graph that is not a parameter
+AUGMENTATION_BYTES = 256
 PURPOSE = "model"
 
 
@@ -28,11 +30,29 @@ def graph_message_bytes(header: Header) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A trained network: the guest's graph, the flat float32 parameters, shape (n,), and its transforms."""
+    """A trained network: the guest's graph, the flat float32 parameters, shape (n,), and what is before it.
+
+    Of the augmentation, queries are normalised.
+    """
 
     graph: bytes
     parameters: Float32Array
     transforms: Transforms | None = None
+    augmentation: Augmentation = NOTHING
+
+
+def pack_augmentation(augmentation: Augmentation) -> bytes:
+    """Return an augmentation in AUGMENTATION_BYTES, as many where there is none: the plan is secret."""
+    return pad(canonical(augmentation.as_dict()), AUGMENTATION_BYTES)
+
+
+def unpack_augmentation(message: bytes) -> Augmentation:
+    """Return what `pack_augmentation` was given.
+
+    Raises:
+        TrainingError: the message is something else.
+    """
+    return Augmentation.from_dict(parse_map(unpad(message)))
 
 
 def pack_transforms(transforms: Transforms | None, room: int, *, state: kernel.State | None = None) -> bytes:
@@ -66,7 +86,8 @@ def seal_model(model: Model, *, key: bytes, job: str, header: Header, room: int 
     graph = pad(model.graph, graph_message_bytes(header))  # CONF-4: one size a header
     parameters = pad(model.parameters.tobytes(), 4 * header.parameters + 8)
     transforms = pack_transforms(model.transforms, room)
-    return seal(key, graph + parameters + transforms, purpose=PURPOSE, context=job.encode())
+    content = graph + parameters + pack_augmentation(model.augmentation) + transforms
+    return seal(key, content, purpose=PURPOSE, context=job.encode())
 
 
 def unseal_model(blob: bytes, *, key: bytes, job: str, header: Header) -> Model:
@@ -79,5 +100,6 @@ def unseal_model(blob: bytes, *, key: bytes, job: str, header: Header) -> Model:
     split = graph_message_bytes(header)
     behind = split + 4 * header.parameters + 8
     parameters = np.frombuffer(unpad(content[split:behind]), dtype="<f4")
-    transforms, _ = unpack_transforms(content[behind:])
-    return Model(unpad(content[:split]), parameters, transforms)
+    augmentation = unpack_augmentation(content[behind : behind + AUGMENTATION_BYTES])
+    transforms, _ = unpack_transforms(content[behind + AUGMENTATION_BYTES :])
+    return Model(unpad(content[:split]), parameters, transforms, augmentation)

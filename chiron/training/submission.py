@@ -7,15 +7,16 @@ import re
 import struct
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, NewType, TypedDict
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from chiron.guest_api.chunks import layout_of
 from chiron.guest_api.dataset import Schema
 from chiron.training.errors import TrainingError
 from chiron.training.wire import canonical, parse_map
-from enclave import write_envelope
+from enclave import ChunkIndex, Chunking, EnclaveError, index_chunks, write_chunks, write_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,13 @@ _MAGIC = b"CHSB"
 _MANIFEST_DOMAIN = b"chiron submission v1\0"
 MAX_MANIFEST_BYTES = 1 << 16
 NO_ENVELOPE = "0" * 64
+_EXCHANGED = "the envelope is not the one in the manifest (truncated or exchanged): submit again"
+
+
+class _Bound(TypedDict):
+    recipient: bytes
+    purpose: str
+    context: bytes
 
 
 class Kind(StrEnum):
@@ -44,7 +52,8 @@ class Manifest:
     """The public part of a submission.
 
     `party` is the submitter's Ed25519 key (32 bytes), `schema` is given with a data set and `seed` (64 bits)
-    with a guest, `envelope` the SHA-256 of the ciphertext.
+    with a guest, `envelope` the digest of the ciphertext: SHA-256 of a guest's, `ChunkIndex.digest` of a
+    data set's.
     """
 
     kind: Kind
@@ -109,31 +118,28 @@ def write_submission(
     draft: Manifest,
     signer: Ed25519PrivateKey,
     recipient: bytes,
-    padded_bytes: int,
+    padded_bytes: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """Encrypt `source` to the lead and write the whole submission to `sink`, which must be seekable.
 
     Args:
         sink: where the submission goes.
-        source: the plaintext.
+        source: the plaintext, seekable; a data set's is read in order, chunk by chunk, and need not be.
         draft: the manifest without its envelope's digest, from `draft_manifest`.
         signer: the party's key.
         recipient: the lead's HPKE key from its appraised Evidence (X25519, 32 bytes).
-        padded_bytes: size that the plaintext is padded to.
+        padded_bytes: size that a guest is padded to; a data set's follows from its schema.
         progress: told the bytes of plaintext done so far.
     """
     room = _HEAD.size + len(_signed(draft, signer))
     sink.write(bytes(room))
-    info = write_envelope(
-        source,
-        sink,
-        recipient=recipient,
-        purpose=draft.kind.value,
-        context=draft.context,
-        padded_bytes=padded_bytes,
-        progress=progress,
-    )
+    bound: _Bound = {"recipient": recipient, "purpose": draft.kind.value, "context": draft.context}
+    if draft.schema is None:
+        info = write_envelope(source, sink, padded_bytes=padded_bytes, progress=progress, **bound)
+    else:
+        chunking = chunking_of(draft.schema)
+        info = write_chunks(source, sink, chunking=chunking, progress=progress, **bound)
     manifest = replace(draft, envelope=info.digest)
     signed = _signed(manifest, signer)
     sink.seek(0)
@@ -141,8 +147,21 @@ def write_submission(
     return manifest
 
 
+def chunking_of(schema: Schema) -> Chunking:
+    """Return how a data set of this schema is cut."""
+    layout = layout_of(schema)
+    return Chunking(layout.chunk_bytes, layout.count)
+
+
 def read_manifest(source: BufferedReader) -> Manifest:
+    """Read and check the manifest, and leave `source` where the envelope starts; see `read_submission`."""
+    return read_submission(source)[0]
+
+
+def read_submission(source: BufferedReader) -> tuple[Manifest, ChunkIndex | None]:
     """Read and check the manifest, and leave `source` where the envelope starts.
+
+    Returns a data set's index of chunks beside it. The whole file is read once, in constant memory.
 
     Raises:
         TrainingError: no submission, a bad signature, a field of the wrong form, or another envelope.
@@ -163,12 +182,21 @@ def read_manifest(source: BufferedReader) -> Manifest:
     except (InvalidSignature, ValueError, TypeError) as error:
         raise TrainingError("the manifest's signature does not verify: submit again") from error
     start = source.tell()
-    if hashlib.file_digest(source, "sha256").hexdigest() != manifest.envelope:
-        raise TrainingError(
-            "the envelope is not the one in the manifest (truncated or exchanged): submit again"
-        )
+    digest, index = _envelope_digest(source, manifest)
+    if digest != manifest.envelope:
+        raise TrainingError(_EXCHANGED)
     source.seek(start)
-    return manifest
+    return manifest, index
+
+
+def _envelope_digest(source: BufferedReader, manifest: Manifest) -> tuple[str, ChunkIndex | None]:
+    if manifest.schema is None:
+        return hashlib.file_digest(source, "sha256").hexdigest(), None
+    try:
+        index = index_chunks(source, chunking_of(manifest.schema))
+    except EnclaveError as error:
+        raise TrainingError(_EXCHANGED) from error
+    return index.digest, index
 
 
 def _signed(manifest: Manifest, signer: Ed25519PrivateKey) -> bytes:

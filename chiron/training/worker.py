@@ -1,32 +1,50 @@
-"""The worker enclave: decrypts the data set, then answers parameters with gradients on the schedule."""
+"""The worker enclave: decrypts chunks of the data set and answers parameters with gradients on the clock."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chiron.graph import open_engine
-from chiron.guest_api.dataset import as_float, decode_dataset
+from chiron.guest_api.chunks import decode_chunk, layout_of
 from chiron.training.agreement import Offer
+from chiron.training.batches import (
+    MEMORY_BYTES,
+    WINDOW_BYTES,
+    Ahead,
+    Batches,
+    Paced,
+    Resident,
+    chunks_kept,
+    order_of,
+)
 from chiron.training.create import admit_graph
 from chiron.training.errors import TrainingError
-from chiron.training.inputs import read_plaintext
+from chiron.training.inputs import open_chunks
 from chiron.training.node import Role, peer_role
 from chiron.training.schedule import frame_format, schedule_of
-from chiron.training.sealed import graph_message_bytes, unpack_transforms
-from chiron.training.submission import read_manifest
+from chiron.training.sealed import (
+    AUGMENTATION_BYTES,
+    graph_message_bytes,
+    unpack_augmentation,
+    unpack_transforms,
+)
+from chiron.training.submission import read_submission
 from chiron.training.transformed import transformed
 from chiron.training.wire import receive_map, send_map, unpad
 from paramserver import DeferredFaultError, MonotonicClock, work
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator
+    from io import BufferedReader
 
     from chiron.graph import Engine
-    from chiron.guest_api.dataset import Dataset, Float32Array
-    from chiron.policy.header import Header
+    from chiron.guest_api.chunks import Chunk
+    from chiron.guest_api.dataset import Float32Array
+    from chiron.training.batches import Chunks, Order
     from chiron.training.node import Node
     from chiron.training.transformed import Transformed
     from enclave import Channel
@@ -45,16 +63,19 @@ def handle(node: Node, channel: Channel) -> None:
     if peer_role(channel) is not Role.LEAD or request.get("do") != "prepare":
         raise TrainingError("only the lead drives a worker")
     offer, index = Offer.from_dict(request["offer"]), int(request["index"])
-    dataset = _load(offer, Path(request["dataset"]), key=request["data_key"])
     host, port = request["server"]
-    with node.dial((host, port), Role.SERVER) as server:
+    with (
+        opened_chunks(offer, Path(request["dataset"]), key=request["data_key"]) as (chunks, order, tick),
+        node.dial((host, port), Role.SERVER) as server,
+    ):
         send_map(server, {"do": "join", "job": offer.job, "index": index})
         if receive_map(server) != {"joined": True}:
             raise TrainingError("the parameter server did not take this worker in")
         send_map(channel, {"ready": True})
         graph = channel.recv_exactly(graph_message_bytes(offer.header))
         transforms, state = unpack_transforms(channel.recv_exactly(request["transforms_bytes"]))
-        batches = Batches(dataset, offer.header, seed=offer.seed, index=index)
+        augmentation = unpack_augmentation(channel.recv_exactly(AUGMENTATION_BYTES))
+        batches = Batches(chunks, order, offer.header, index=index)
         through_guest = transformed(
             batches,
             transforms,
@@ -62,23 +83,66 @@ def handle(node: Node, channel: Channel) -> None:
             schema=offer.schema,
             state=state,
             deadline_ms=schedule_of(offer).slots * offer.header.slot_ms,
+            augmentation=augmentation,
         )
         with through_guest as prepared:
             send_map(channel, {"listening": True})
-            _exchange(
-                server, offer, index=index, compute=GradientOfBatch(graph, offer, prepared, index=index)
-            )
+            compute = GradientOfBatch(graph, offer, prepared, index=index)
+            _exchange(server, offer, index=index, compute=compute, tick=tick)
 
 
-def _load(offer: Offer, path: Path, *, key: bytes) -> Dataset:
+@contextmanager
+def opened_chunks(
+    offer: Offer,
+    path: Path,
+    *,
+    key: bytes,
+    memory_bytes: int = MEMORY_BYTES,
+    window_bytes: int = WINDOW_BYTES,
+) -> Iterator[tuple[Chunks, Order, Callable[[int], None]]]:
+    """Open the training chunks of a job's data set.
+
+    All are read at once where they fit in `memory_bytes`, else from here on by the slot's clock. Rows are
+    mixed within windows of `window_bytes`.
+
+    Yields:
+        The chunks, their order, and what to call with each slot's number.
+
+    Raises:
+        TrainingError: the file holds another data set than both parties approved.
+        EnclaveError, DatasetError: it was changed since, or breaks its schema.
+    """
     with path.open("rb") as source:
-        manifest = read_manifest(source)
-        if manifest.envelope != offer.dataset or manifest.schema != offer.schema:  # JOB-4
-            raise TrainingError("the platform offered another data set than the one both parties approved")
-        return decode_dataset(read_plaintext(source, key, manifest), offer.schema)
+        load, layout = _loader(source, offer, key), layout_of(offer.schema)
+        order = order_of(layout, offer.seed, window_bytes=window_bytes)
+        stride, schedule = offer.header.batch * offer.header.workers, schedule_of(offer)
+        kept = chunks_kept(order, stride, memory_bytes=memory_bytes)
+        if layout.train <= kept:
+            yield Resident([load(number) for number in range(layout.train)], order), order, lambda _: None
+            return
+        places = order.window_end(schedule.steps * stride - 1)
+        with Ahead(load, order, kept=kept, places=places) as ahead:
+
+            def tick(slot: int) -> None:  # TRAIN-10: a slot may ask for the next step at the soonest
+                ahead.ask(order.ahead_of((slot + 2) * stride - 1))
+
+            tick(-1)
+            yield ahead, order, tick
 
 
-def _exchange(server: Channel, offer: Offer, *, index: int, compute: GradientOfBatch) -> None:
+def _loader(source: BufferedReader, offer: Offer, key: bytes) -> Callable[[int], Chunk]:
+    """Check that a file is the approved data set; return what reads one of its chunks."""
+    manifest, index = read_submission(source)
+    if index is None or manifest.envelope != offer.dataset or manifest.schema != offer.schema:  # JOB-4
+        raise TrainingError("the platform offered another data set than the one both parties approved")
+    reader = open_chunks(source, index, manifest, key=key)
+    schema = offer.schema
+    return lambda number: decode_chunk(reader.read(number), number, schema=schema)
+
+
+def _exchange(
+    server: Channel, offer: Offer, *, index: int, compute: GradientOfBatch, tick: Callable[[int], None]
+) -> None:
     try:
         work(
             server,
@@ -87,46 +151,11 @@ def _exchange(server: Channel, offer: Offer, *, index: int, compute: GradientOfB
             parameters=compute.parameters,
             gradient=compute.gradient,
             schedule=schedule_of(offer),
-            clock=MonotonicClock(),
+            clock=Paced(MonotonicClock(), tick),
             frame=frame_format(offer),
         )
     except DeferredFaultError:
         return  # the server misses this worker's steps; it shows as the job's outcome, on the clock
-
-
-class Batches:
-    """Which rows a worker takes at a step: its part of a stream of seeded permutations of the data set.
-
-    All workers draw the same stream, so a run is the same to the last bit for the same seed and workers.
-    """
-
-    def __init__(self, dataset: Dataset, header: Header, *, seed: int, index: int) -> None:
-        self.rows = dataset.rows
-        self.index = index
-        self._targets = dataset.targets
-        self.seed = seed
-        self._size = header.batch
-        self._stride = header.batch * header.workers
-        self._offset = index * header.batch
-        self._orders: dict[int, NDArray[np.int64]] = {}
-
-    def __call__(self, step: int) -> tuple[Float32Array, NDArray[np.int64]]:
-        """Return rows, float32 (batch, *shape), and targets, int64 (batch,)."""
-        rows = len(self.rows)
-        first = step * self._stride + self._offset
-        passes, places = np.divmod(np.arange(first, first + self._size), rows)
-        chosen = np.empty(self._size, dtype=np.int64)
-        for number in np.unique(passes):
-            chosen[passes == number] = self._order(int(number))[places[passes == number]]
-        return as_float(self.rows[chosen]), self._targets[chosen].astype(np.int64)
-
-    def _order(self, number: int) -> NDArray[np.int64]:
-        if number not in self._orders:
-            self._orders = {n: order for n, order in self._orders.items() if n >= number - 1}
-            key = np.array([self.seed, number], dtype=np.uint64)  # a list would go through float64
-            generator = np.random.Generator(np.random.Philox(key=key))
-            self._orders[number] = generator.permutation(len(self.rows))
-        return self._orders[number]
 
 
 def noise_of(seed: int, step: int, index: int) -> np.random.Generator:

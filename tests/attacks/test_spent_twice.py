@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deployments import POLICY, POLICY_BYTES, make_attester, small_dataset
+from deployments import POLICY, POLICY_BYTES, content_of, make_attester, small_dataset
 
 from chiron.guest_api.monitor import Monitor
 from chiron.policy import kernel
@@ -33,7 +33,7 @@ def job(policy: Policy) -> Monitor:
 
 def granted(ledgers: Ledgers, policy: Policy, rows: int = 60) -> int:
     """Return how many jobs are charged before one is refused."""
-    data_set = ledgers.identify(USER, small_dataset(rows))
+    data_set = ledgers.identify(USER, content_of(small_dataset(rows)))
     count = 0
     while ledgers.charge(data_set, job(policy)) is not None:
         count += 1
@@ -58,7 +58,7 @@ def test_what_is_left_is_never_more_than_the_cap(tmp_path: Path) -> None:
     policy = parse_policy(POLICY_BYTES.replace(b"operator = 8110 ", b"operator = 2000 "))
     ledgers = Ledgers(tmp_path, make_attester(tmp_path))
     jobs = granted(ledgers, policy)
-    spent = ledgers.spent(ledgers.identify(USER, small_dataset()))
+    spent = ledgers.spent(ledgers.identify(USER, content_of(small_dataset())))
     assert jobs == 2
     assert all(bits <= policy.ledger_cap_bits[who] for who, bits in spent.items())
 

@@ -26,16 +26,16 @@ from enclave import (
     write_atomically,
     write_envelope,
 )
-from enclave.envelope import _binding
+from enclave.envelope import binding_of
 from enclave.keys import derive_key
 from enclave.stream import (
-    _NONCE,
     CHUNK_BYTES,
+    NONCE,
     PREFIX_BYTES,
     TAG_BYTES,
     StreamHead,
-    _associated,
-    _fresh_head,
+    associated_data,
+    fresh_head,
 )
 
 if TYPE_CHECKING:
@@ -223,10 +223,10 @@ def test_a_wrapped_key_of_any_bytes_is_an_envelope_error(wrapped: bytes) -> None
 def test_a_party_that_encrypts_a_false_length_gets_an_envelope_error(plaintext: bytes) -> None:
     """Whoever holds the data key can authenticate any first chunk."""
     key = bytes(32)
-    head = _fresh_head(key, b"")
+    head = fresh_head(key, b"")
     cipher = AESGCM(derive_key(key, "stream", salt=head.salt))
     sealed = cipher.encrypt(
-        _NONCE.pack(head.prefix, 0, 1), plaintext, _associated(head, _binding("data", b"job"))
+        NONCE.pack(head.prefix, 0, 1), plaintext, associated_data(head, binding_of("data", b"job"))
     )
     with pytest.raises(EnvelopeError, match=r"length|cut off"):
         list(

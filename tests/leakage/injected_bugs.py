@@ -96,8 +96,8 @@ BUGS: Final = (
     Bug(
         "a log line with a value",
         "NI-4", CALLS,
-        "        values = _statistics(dataset, kind, index)",
-        "        values = _statistics(dataset, kind, index)\n"
+        "        values = self._statistics_of.answer(kind, index)",
+        "        values = self._statistics_of.answer(kind, index)\n"
         "        __import__('logging').getLogger('chiron').warning('statistics: %s', values)",
         f"{T_FINDS}::test_nothing_is_found_without_the_weakening[plans-operator]",
     ),
@@ -306,10 +306,26 @@ BUGS: Final = (
     ),
     Bug(
         "the exact number of rows is the public size",
-        "CONF-3", "chiron/guest_api/dataset.py",
-        "    out = bytearray(schema.plaintext_bytes)  # CONF-3",
-        "    out = bytearray(schema.plaintext_bytes + len(dataset.rows))  # CONF-3",
+        "CONF-3", "chiron/guest_api/chunks.py",
+        "    out = bytearray(layout.chunk_bytes)  # CONF-3",
+        "    out = bytearray(layout.chunk_bytes + counts.rows)  # CONF-3",
         "tests/training/test_dataset.py::test_two_row_counts_of_one_size_class_have_one_size",
+    ),
+    Bug(
+        "chunks are read at the compute's pace",
+        "TRAIN-10", "chiron/training/batches.py",
+        "            return self._chunks[place]",
+        "            self._asked += 1  # and so the next one is read\n            return self._chunks[place]",
+        "tests/training/test_batches.py"
+        "::test_what_is_read_at_which_slot_is_the_same_for_other_rows_counts_and_pace",
+    ),
+    Bug(
+        "who holds a data set's key may show a worker other rows",
+        "JOB-4", "enclave/chunks.py",
+        "        if not hmac.compare_digest(hashlib.sha256(sealed).digest(), expected):  # JOB-4",
+        "        if not expected:  # JOB-4",
+        "tests/training/test_batches.py"
+        "::test_even_who_holds_the_key_cannot_show_a_worker_other_rows_than_were_approved",
     ),
     Bug(
         "Evidence of another connection is taken",

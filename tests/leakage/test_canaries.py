@@ -147,15 +147,21 @@ BUGS = {
         ("enclave/stream.py", "cipher.encrypt(nonce, chunk, associated)", "chunk + bytes(TAG_BYTES)"),
         (
             "enclave/stream.py",
-            "cipher.decrypt(_NONCE.pack(head.prefix, index, not following), chunk, associated)",
+            "cipher.decrypt(NONCE.pack(head.prefix, index, not following), chunk, associated)",
             "chunk[:-TAG_BYTES]",
         ),
+        (
+            "enclave/chunks.py",
+            "cipher.encrypt(_nonce(head, index, chunking), filled, associated)",
+            "filled + bytes(TAG_BYTES)",
+        ),
+        ("enclave/chunks.py", "self._cipher.decrypt(nonce, sealed, self._associated)", "sealed[:-TAG_BYTES]"),
     ],
     "a worker logs its rows": [
         (
             "chiron/training/worker.py",
             "batches = Batches(",
-            "import sys; print(dataset.rows.tobytes().hex(), file=sys.stderr); batches = Batches(",
+            "import sys; print(chunks.at(0).rows.tobytes().hex(), file=sys.stderr); batches = Batches(",
         )
     ],
     "the model is kept unsealed as well": [

@@ -13,7 +13,8 @@ import pytest
 from deployments import POLICY_BYTES, compiled
 
 from chiron.graph import StockEngine
-from chiron.guest_api.dataset import encode_dataset, make_dataset
+from chiron.guest_api.chunks import encode_dataset
+from chiron.guest_api.dataset import make_dataset
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.process import GuestProcess
 from chiron.parties.build import build
@@ -21,8 +22,8 @@ from chiron.parties.dry_run import dry_run
 from chiron.parties.errors import PartyError
 from chiron.policy import kernel
 from chiron.policy.loader import parse_policy
+from chiron.training.batches import batches_of
 from chiron.training.create import admit_network, run_configure
-from chiron.training.worker import Batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,7 +99,7 @@ def losses(network: Network, header: Header, dataset: Dataset, *, steps: int) ->
     engine = StockEngine(network.admitted, batch=header.batch, threads=1)
     engine.parameters[:] = network.admitted.initial
     velocity = np.zeros_like(engine.parameters)
-    rows, targets = Batches(dataset, header, seed=7, index=0)(0)
+    rows, targets = batches_of(dataset, header, seed=7, index=0)(0)
     seen = []
     for _ in range(steps):
         seen.append(engine.run(rows, targets))

@@ -12,7 +12,7 @@ from deployments import POLICY, WITH_COMPONENTS, WITH_COMPONENTS_BYTES, compiled
 from guests import HEADER, escaped
 
 from chiron.guest_api.calls import HostCalls
-from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.chunks import encode_dataset
 from chiron.guest_api.limits import compile_guest, load_guest, sandbox_limits
 from chiron.guest_api.lowering import MESSAGE_BYTES, component_signatures
 from chiron.guest_api.monitor import Monitor

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from deployments import POLICY, POLICY_BYTES, compiled
 
-from chiron.guest_api.dataset import encode_dataset, make_dataset
+from chiron.guest_api.chunks import encode_dataset
+from chiron.guest_api.dataset import make_dataset
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.process import GuestProcess
 from chiron.guest_api.transforms import AUGMENT, EXPORTS, INPUT, OUTPUT, Transformer, TransformError

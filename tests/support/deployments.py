@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ import httpx
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from chiron.guest_api.chunks import encode_dataset
 from chiron.guest_api.dataset import Dataset, make_dataset
 from chiron.guest_api.limits import compile_guest
 from chiron.parties.home import Home
@@ -67,6 +69,11 @@ def small_dataset(rows: int = 60, held_out: int = 12, *, seed: int = 1) -> Datas
         return values, targets
 
     return make_dataset(*part(rows), held_out=part(held_out), classes=CLASSES)
+
+
+def content_of(dataset: Dataset) -> bytes:
+    """Return the digest that the lead takes of a data set's chunks."""
+    return hashlib.sha256(encode_dataset(dataset)).digest()
 
 
 def with_policy(reference: ReferenceValues, policy: Policy = POLICY) -> ReferenceValues:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chiron.guest_api.dataset import Dataset, Schema, as_float, decode_dataset, encode_dataset, make_dataset
+from chiron.guest_api.chunks import decode_dataset, encode_dataset, layout_of
+from chiron.guest_api.dataset import Dataset, Schema, as_float, make_dataset
 from chiron.guest_api.errors import DatasetError
 from chiron.policy.header import size_class
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD = struct.Struct("<4sIQQ")
+SECOND = HEAD.size + 20 * (2 + 3 * 4)  # where the second chunk of `good` starts
 CANARY = 31337.75  # a value that no message may show
 
 
@@ -60,7 +62,7 @@ def test_decoding_gives_back_what_was_encoded(dataset: Dataset) -> None:
 @given(datasets())
 @settings(max_examples=60, deadline=None)
 def test_the_size_is_the_schemas(dataset: Dataset) -> None:
-    assert len(encode_dataset(dataset)) == dataset.schema.plaintext_bytes
+    assert len(encode_dataset(dataset)) == layout_of(dataset.schema).plaintext_bytes
 
 
 def test_two_row_counts_of_one_size_class_have_one_size() -> None:
@@ -175,7 +177,7 @@ def overwritten(position: int, new: bytes) -> Callable[[bytes], bytes]:
     return lambda raw: raw[:position] + new + raw[position + len(new) :]
 
 
-def head(*, magic: bytes = b"CHDS", version: int = 1, rows: int = 20, held_out: int = 5) -> bytes:
+def head(*, magic: bytes = b"CHDS", version: int = 2, rows: int = 20, held_out: int = 5) -> bytes:
     return HEAD.pack(magic, version, rows, held_out)
 
 
@@ -186,13 +188,17 @@ def head(*, magic: bytes = b"CHDS", version: int = 1, rows: int = 20, held_out: 
         (lambda raw: raw + b"\0", "bytes, its schema says"),
         (lambda _: b"", "bytes, its schema says"),
         (overwritten(0, head(magic=b"CHDX")), "does not start as one"),
-        (overwritten(0, head(version=2)), "does not start as one"),
+        (overwritten(0, head(version=1)), "does not start as one"),
         (overwritten(0, head(rows=21)), "not of the size classes"),
         (overwritten(0, head(held_out=6)), "not of the size classes"),
         (overwritten(0, head(rows=(1 << 64) - 1)), "not of the size classes"),
         (overwritten(HEAD.size, b"\x02\x00"), "from 0 to 1"),
-        (overwritten(HEAD.size + 40, b"\xff\xff"), "from 0 to 1"),
-        (overwritten(HEAD.size + 50, struct.pack("<f", np.nan)), "NaN or infinite"),
+        (overwritten(SECOND + HEAD.size, b"\xff\xff"), "from 0 to 1"),
+        (overwritten(SECOND, head(version=1)), "does not start as one"),
+        (overwritten(SECOND, head(rows=19)), "differ in what they say"),
+        (overwritten(SECOND + HEAD.size + 10, b"\x01"), "padding is not zero"),
+        (overwritten(2 * SECOND - 1, b"\x01"), "padding is not zero"),
+        (overwritten(HEAD.size + 40, struct.pack("<f", np.nan)), "NaN or infinite"),
     ],
 )
 def test_a_tampered_encoding_is_refused(change: Callable[[bytes], bytes], words: str) -> None:
@@ -212,7 +218,9 @@ def test_no_rows_are_refused_also_where_the_size_class_is_the_smallest() -> None
 @given(raw=st.binary(max_size=200), dtype=st.sampled_from(["uint8", "float32"]))
 def test_any_bytes_decode_to_a_data_set_of_the_schema_or_are_refused(raw: bytes, dtype: str) -> None:
     schema = good(3, 2, dtype=dtype).schema
-    padded = (head(rows=3, held_out=2) + raw + bytes(200))[: schema.plaintext_bytes]
+    size = layout_of(schema).chunk_bytes
+    first = head(rows=3, held_out=2)
+    padded = (first + raw[:100] + bytes(size))[:size] + (first + raw[100:] + bytes(size))[:size]
     try:
         assert decode_dataset(padded, schema).schema == schema
     except DatasetError:

@@ -20,7 +20,7 @@ from deployments import POLICY, POLICY_BYTES, compiled, small_dataset
 from guests import LOOP, TRAP, guest
 
 from chiron.guest_api import child
-from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.chunks import encode_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.limits import compile_guest
 from chiron.guest_api.monitor import Monitor, state_to_dict
@@ -229,6 +229,7 @@ def loaded(binary: bytes) -> dict[str, object]:
         "policy": POLICY_BYTES,
         "schema": DATASET.schema.as_dict(),
         "dataset": encode_dataset(DATASET),
+        "statistics": None,
     }
 
 

@@ -18,6 +18,7 @@ from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.lowering import CALL_PARAMETERS, NO_ROOM, REFUSED
 from chiron.guest_api.monitor import Monitor, state_from_dict, state_to_dict
 from chiron.guest_api.plan import PLAN, Plan, parse_plan
+from chiron.guest_api.statistics import Statistics
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
 from chiron.policy.types import Content, Label, Principal
@@ -251,7 +252,43 @@ def test_statistics_count_rows_a_target_and_rows_a_part() -> None:
     assert run.floats(2) == [21, 5]
 
 
-@pytest.mark.parametrize(("kind", "index"), [(1, 6), (1, 4294967295), (4, 0), (4294967295, 0)])
+def test_of_a_data_set_that_is_not_all_there_statistics_are_of_all_and_rows_of_the_rest_are_refused() -> None:
+    whole, run = dataset(), creating()
+    first = replace(whole, rows=whole.rows[:8], targets=whole.targets[:8])
+    calls = HostCalls(
+        run.monitor, schema=whole.schema, seed=b"", dataset=first, statistics=Statistics.of(whole)
+    )
+    run.calls = calls.imports()
+    assert run("statistics", 3, 0, 0, 8) == 8
+    assert run.floats(2) == [21, 5]
+    assert run("statistics", 4, 0, 0, 4) == 4
+    assert run.floats(1) == [8]
+    assert run("statistics", 0, 0, 0, 16) == 16
+    assert run.floats(1)[0] == pytest.approx(whole.rows.mean())
+    assert run("targets", 0, 8, 0, 4096) == 32
+    assert run("batch", 0, 9, 0, 4096) == run("targets", 8, 1, 0, 4096) == REFUSED
+
+
+@given(cuts=st.sets(st.integers(1, 20), max_size=6), dtype=st.sampled_from(["uint8", "float32"]))
+def test_statistics_are_the_same_in_one_pass_over_parts(cuts: set[int], dtype: str) -> None:
+    data = dataset(dtype)
+    at_once, in_parts = Statistics.of(data), Statistics.empty(data.schema)
+    for rows, targets in zip(
+        np.split(data.rows, sorted(cuts)), np.split(data.targets, sorted(cuts)), strict=True
+    ):
+        in_parts.add(rows, targets)
+    flat = as_float(data.rows).reshape(21, -1).astype(np.float64)
+    for kind, index in ((0, 0), (1, 2), (2, 0)):
+        one, other = at_once.answer(kind, index), in_parts.answer(kind, index)
+        assert one is not None
+        assert other is not None
+        assert one == pytest.approx(other, rel=1e-6)
+    column = at_once.answer(1, 2)
+    assert column is not None
+    assert column == pytest.approx([flat[:, 2].mean(), flat[:, 2].std(), flat[:, 2].min(), flat[:, 2].max()])
+
+
+@pytest.mark.parametrize(("kind", "index"), [(1, 6), (1, 4294967295), (5, 0), (4294967295, 0)])
 def test_statistics_that_do_not_exist_are_refused(kind: int, index: int) -> None:
     assert creating()("statistics", kind, index, 0, 4096) == REFUSED
 
@@ -308,7 +345,8 @@ def test_a_plan_of_another_size_is_refused(raw: bytes) -> None:
     ("field", "value", "name"),
     [
         ("version", 0, "version"),
-        ("version", 2, "version"),
+        ("version", 2, "exactly once"),
+        ("version", 3, "version"),
         ("reserved", 1, "version"),
         ("optimiser", 2, "optimiser"),
         ("schedule", 2, "schedule"),

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from deployments import CLASSES, POLICY, VALUES, deployment, make_attester, small_dataset
+from deployments import CLASSES, POLICY, VALUES, content_of, deployment, make_attester, small_dataset
 from graphs import linear
 from guests import HEADER, guest
 
 from chiron.cli.party import describe_offer
-from chiron.guest_api.dataset import decode_dataset, encode_dataset
+from chiron.guest_api.chunks import decode_dataset, encode_dataset
+from chiron.guest_api.errors import DatasetError
 from chiron.guest_api.monitor import Monitor
 from chiron.parties import approval
 from chiron.parties.submit import new_job_id, submit_dataset, submit_guest
@@ -52,7 +53,7 @@ def ledgers(tmp_path: Path) -> Ledgers:
 
 @pytest.fixture
 def mine(ledgers: Ledgers) -> DataSetId:
-    return ledgers.identify(USER, DATASET)
+    return ledgers.identify(USER, content_of(DATASET))
 
 
 def approved(spent: dict[str, int] | None = None) -> Monitor:
@@ -69,34 +70,34 @@ def times(count: int) -> dict[str, int]:
 
 
 def test_data_that_was_decoded_again_has_the_same_ledger(ledgers: Ledgers, mine: DataSetId) -> None:
-    assert ledgers.identify(USER, decode_dataset(encode_dataset(DATASET), DATASET.schema)) == mine
+    assert ledgers.identify(USER, content_of(decode_dataset(encode_dataset(DATASET), DATASET.schema))) == mine
 
 
-def test_bytes_hidden_in_the_padding_make_no_new_ledger(ledgers: Ledgers) -> None:
+def test_bytes_hidden_in_the_padding_are_refused_so_that_they_make_no_new_ledger() -> None:
     padded = small_dataset(held_out=17)
     assert padded.schema.held_out_class > 17
-    filled = decode_dataset(encode_dataset(padded)[:-1] + b"\x01", padded.schema)
-    assert ledgers.identify(USER, filled) == ledgers.identify(USER, padded)
+    with pytest.raises(DatasetError, match="padding is not zero"):
+        decode_dataset(encode_dataset(padded)[:-1] + b"\x01", padded.schema)
 
 
 def test_another_declared_number_of_targets_makes_no_new_ledger(ledgers: Ledgers, mine: DataSetId) -> None:
     more = replace(DATASET, schema=replace(DATASET.schema, classes=CLASSES + 1))
-    assert ledgers.identify(USER, more) == mine
+    assert ledgers.identify(USER, content_of(more)) == mine
 
 
 def test_one_changed_value_or_target_makes_another_data_set(ledgers: Ledgers, mine: DataSetId) -> None:
     rows, targets = DATASET.rows.copy(), DATASET.held_out_targets.copy()
     rows[0, 0] += 1
     targets[0] = (targets[0] + 1) % CLASSES
-    assert ledgers.identify(USER, replace(DATASET, rows=rows)) != mine
-    assert ledgers.identify(USER, replace(DATASET, held_out_targets=targets)) != mine
+    assert ledgers.identify(USER, content_of(replace(DATASET, rows=rows))) != mine
+    assert ledgers.identify(USER, content_of(replace(DATASET, held_out_targets=targets))) != mine
 
 
 def test_nobody_else_finds_a_users_ledger_by_submitting_the_same_data(
     ledgers: Ledgers, mine: DataSetId
 ) -> None:
     ledgers.charge(mine, approved())
-    assert ledgers.spent(ledgers.identify(OTHER, DATASET)) == {}
+    assert ledgers.spent(ledgers.identify(OTHER, content_of(DATASET))) == {}
 
 
 def test_a_ledgers_name_is_keyed_for_names_alone(mine: DataSetId, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_ledgers_name_is_keyed_for_names_alone(mine: DataSetId, tmp_path: Path
 
 
 def test_another_deployment_has_another_name_for_the_data_set(mine: DataSetId, tmp_path: Path) -> None:
-    assert Ledgers(tmp_path, make_attester(tmp_path / "other")).identify(USER, DATASET) != mine
+    assert Ledgers(tmp_path, make_attester(tmp_path / "other")).identify(USER, content_of(DATASET)) != mine
 
 
 # Charges
@@ -120,7 +121,7 @@ def test_a_charge_survives_a_restart_and_the_next_adds_to_it(
 ) -> None:
     assert ledgers.charge(mine, approved()) == COST
     again = Ledgers(tmp_path, make_attester(tmp_path))
-    assert again.spent(again.identify(USER, DATASET)) == COST
+    assert again.spent(again.identify(USER, content_of(DATASET))) == COST
     assert again.charge(mine, approved()) == COST
     assert ledgers.spent(mine) == times(2)
 
@@ -198,7 +199,7 @@ def test_a_file_that_was_changed_or_exchanged_is_refused_and_never_replaced(
     ledgers._commit(mine, times(1))
     path = tmp_path / f"{mine}.ledger"
     raw = path.read_bytes()
-    other = ledgers.identify(OTHER, DATASET)
+    other = ledgers.identify(OTHER, content_of(DATASET))
     ledgers._commit(other, NOTHING)
     exchanged = (tmp_path / f"{other}.ledger").read_bytes()
     bad = {"flip": raw[:-1] + bytes([raw[-1] ^ 1]), "cut": raw[:-1], "empty": b"", "exchange": exchanged}
@@ -212,7 +213,7 @@ def test_a_file_that_was_changed_or_exchanged_is_refused_and_never_replaced(
 
 def test_a_ledger_tells_the_platform_no_content(ledgers: Ledgers, mine: DataSetId, tmp_path: Path) -> None:
     ledgers._commit(mine, {"user": 1})
-    ledgers._commit(ledgers.identify(OTHER, DATASET), {"user": 2})
+    ledgers._commit(ledgers.identify(OTHER, content_of(DATASET)), {"user": 2})
     first, second = (path.read_bytes() for path in tmp_path.glob("*.ledger"))
     assert len(first) == len(second)
     assert b"user" not in first
@@ -248,7 +249,7 @@ def ended(running: Deployment, user: Home) -> tuple[Offer, dict[str, Any]]:
 
 def data_set_of(running: Deployment, user: Home) -> DataSetId:
     party = PartyKey(user.signer.public_key().public_bytes_raw())
-    return running.lead.ledgers.identify(party, DATASET)
+    return running.lead.ledgers.identify(party, content_of(DATASET))
 
 
 def test_a_job_that_is_lost_after_its_charge_keeps_it_and_the_next_on_the_same_data_sees_it(

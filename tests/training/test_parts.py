@@ -20,6 +20,7 @@ from deployments import (
     VALUES,
     Events,
     compiled,
+    content_of,
     listening,
     make_attester,
     new_node,
@@ -31,18 +32,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedChannel
 
-from chiron.guest_api.dataset import as_float, encode_dataset, make_dataset
+from chiron.guest_api.chunks import encode_dataset
+from chiron.guest_api.dataset import as_float, make_dataset
 from chiron.guest_api.errors import GuestApiError
 from chiron.guest_api.monitor import Monitor
 from chiron.guest_api.plan import OPTIMISERS, PLAN, SCHEDULES, Plan, parse_plan
 from chiron.guest_api.process import GuestProcess
+from chiron.guest_api.statistics import Statistics
 from chiron.guest_api.transforms import Transforms
 from chiron.policy import kernel
-from chiron.policy.header import Header, encode_header
+from chiron.policy.header import Header, encode_header, size_class
 from chiron.policy.loader import spec_folder
 from chiron.policy.types import Content, PolicyDigest
 from chiron.training import exchange, server, worker
 from chiron.training.agreement import Offer, make_offer, sign_request
+from chiron.training.batches import batches_of
 from chiron.training.create import Network, admit_graph, admit_network, configure, create
 from chiron.training.errors import REMEDIES, Code, TrainingError
 from chiron.training.exchange import Cell, Team, Trained, parse_plan_message, train
@@ -55,7 +59,6 @@ from chiron.training.sealed import Model, graph_message_bytes, seal_model, unsea
 from chiron.training.server import ServerNode
 from chiron.training.submission import JobId, Kind, PartyKey, draft_manifest, write_submission
 from chiron.training.wire import canonical, pad, parse_map, unpad
-from chiron.training.worker import Batches
 from enclave import ChannelError, SealError, connect, generate_hpke_key
 from paramserver import DeferredFaultError, ExchangeError
 
@@ -184,7 +187,7 @@ def rows_of(step: int, *, rows: int, header: Header, seed: int, index: int) -> l
     """Return which rows a worker takes at a step, by numbering them."""
     values = np.arange(rows, dtype=np.float32)[:, np.newaxis]
     data = make_dataset(values, np.arange(rows) % 2, held_out=(values[:1], np.arange(1)), classes=2)
-    x, y = Batches(data, header, seed=seed, index=index)(step)
+    x, y = batches_of(data, header, seed=seed, index=index)(step)
     assert (x.dtype.name, x.shape) == ("float32", (header.batch, 1))
     assert (y.dtype.name, y.shape) == ("int64", (header.batch,))
     chosen = x[:, 0].astype(int).tolist()
@@ -194,15 +197,18 @@ def rows_of(step: int, *, rows: int, header: Header, seed: int, index: int) -> l
 
 @given(rows=st.integers(1, 300), workers=st.sampled_from([1, 2]), seed=st.integers(0, (1 << 64) - 1))
 @settings(max_examples=40, deadline=None)
-def test_all_workers_rows_of_an_epoch_are_disjoint_and_cover(rows: int, workers: int, seed: int) -> None:
+def test_a_pass_takes_every_row_once_and_fills_its_places_with_other_rows(
+    rows: int, workers: int, seed: int
+) -> None:
     header = dataclasses.replace(HEADER, workers=workers)
+    places = size_class(rows)  # one chunk
     stream: list[int] = []
-    for step in range(2 * math.ceil(rows / (16 * workers))):
+    for step in range(2 * math.ceil(places / (16 * workers))):
         for index in range(workers):
             stream += rows_of(step, rows=rows, header=header, seed=seed, index=index)
-    assert sorted(stream[:rows]) == list(range(rows))
-    if len(stream) >= 2 * rows:
-        assert sorted(stream[rows : 2 * rows]) == list(range(rows))
+    for a_pass in (stream[:places], stream[places : 2 * places]):
+        assert sorted(a_pass[:rows]) == list(range(rows))
+        assert len(set(a_pass[rows:])) == places - rows
 
 
 def test_the_stream_is_the_same_for_a_seed_and_another_for_another() -> None:
@@ -221,7 +227,7 @@ def test_two_epochs_have_another_order() -> None:
 
 
 def test_a_step_computed_again_takes_the_same_rows() -> None:
-    batches = Batches(DATASET, HEADER, seed=7, index=0)
+    batches = batches_of(DATASET, HEADER, seed=7, index=0)
     first = batches(3)[0]
     for step in (9, 3, 30):
         batches(step)
@@ -403,8 +409,11 @@ def test_a_worker_refuses_another_data_set_than_the_approved_one(tmp_path: Path)
             recipient=generate_hpke_key().public_bytes,
             padded_bytes=len(raw),
         )
-    with pytest.raises(TrainingError, match="another data set"):
-        worker._load(offer(), path, key=KEY)
+    with (
+        pytest.raises(TrainingError, match="another data set"),
+        worker.opened_chunks(offer(), path, key=KEY),
+    ):
+        pass
 
 
 def test_a_lead_learns_that_the_exchange_was_lost() -> None:
@@ -602,10 +611,11 @@ def test_garbage_on_the_wire_is_rejected_and_the_next_peer_served(
 def inputs_of(binary: bytes) -> Inputs:
     guest_manifest = draft_manifest(Kind.GUEST, JOB, signer=SIGNER, seed=7)
     manifest = draft_manifest(Kind.DATASET, JOB, signer=SIGNER, schema=DATASET.schema)
-    encoded = encode_dataset(DATASET)
+    statistics, content = Statistics.of(DATASET), content_of(DATASET)
     return Inputs(
-        guest_manifest, manifest, DATASET.schema, bytes(8), binary, DATASET, encoded, KEY, spec_folder()
-    )
+        guest_manifest, manifest, DATASET.schema, bytes(8), binary, DATASET, encode_dataset(DATASET), KEY,
+        spec_folder(), statistics, content,
+    )  # fmt: skip
 
 
 def test_a_guest_that_the_sandbox_refuses_declares_no_header_and_its_operator_reads_why(folder: Path) -> None:

@@ -9,17 +9,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import cbor2
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from deployments import make_attester, new_node, small_dataset
+from deployments import content_of, make_attester, new_node, small_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiron.guest_api.dataset import encode_dataset
+from chiron.guest_api.chunks import encode_dataset, layout_of
 from chiron.guest_api.errors import GuestApiError
+from chiron.guest_api.statistics import Statistics
 from chiron.policy.kernel import StopReason
 from chiron.training.errors import TrainingError
-from chiron.training.inputs import Inputs, StopError, open_inputs
+from chiron.training.inputs import Inputs, StopError, open_chunks, open_inputs
 from chiron.training.node import Node, Role
 from chiron.training.submission import (
     MAX_MANIFEST_BYTES,
@@ -29,6 +31,7 @@ from chiron.training.submission import (
     draft_manifest,
     parse_job_id,
     read_manifest,
+    read_submission,
     write_submission,
 )
 from chiron.training.wire import canonical
@@ -104,8 +107,16 @@ def test_a_submission_reads_back_and_its_envelope_opens(kind: Kind) -> None:
     start = source.tell()
     key = unwrap_key(source, private=LEAD, purpose=kind.value, context=manifest.context)
     source.seek(start)
-    parts = read_envelope(source, data_key=key, purpose=kind.value, context=manifest.context)
-    assert b"".join(parts) == (encode_dataset(DATASET) if kind is Kind.DATASET else b"guest")
+    if kind is Kind.GUEST:
+        parts = read_envelope(source, data_key=key, purpose=kind.value, context=manifest.context)
+        assert b"".join(parts) == b"guest"
+        return
+    source.seek(0)
+    index = read_submission(source)[1]
+    assert index is not None
+    reader = open_chunks(source, index, manifest, key=key)
+    chunks = [reader.read(number) for number in (1, 0)]  # in any order
+    assert chunks[1] + chunks[0] == encode_dataset(DATASET)
 
 
 def test_progress_is_told_to_the_end() -> None:
@@ -263,7 +274,11 @@ def opened(lead: Node, tmp_path: Path) -> Callable[..., Inputs]:
 
 def test_the_lead_opens_both_submissions(opened: Callable[..., Inputs]) -> None:
     inputs = opened()
-    assert (inputs.guest, inputs.plaintext) == (b"guest", encode_dataset(DATASET))
+    encoded = encode_dataset(DATASET)
+    assert (inputs.guest, inputs.plaintext) == (b"guest", encoded[: layout_of(DATASET.schema).chunk_bytes])
+    assert inputs.content == content_of(DATASET)
+    assert np.array_equal(inputs.dataset.held_out_rows, DATASET.held_out_rows)
+    assert inputs.statistics.as_dict() == Statistics.of(DATASET).as_dict()
     assert inputs.seed == (7).to_bytes(8, "little")
     assert inputs.schema == DATASET.schema
 

@@ -28,9 +28,9 @@ from chiron.guest_api.transforms import (
 )
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
+from chiron.training.batches import Batches, batches_of
 from chiron.training.sealed import Model, pack_transforms, seal_model, unpack_transforms, unseal_model
 from chiron.training.transformed import Transformed, transformed
-from chiron.training.worker import Batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,7 +221,7 @@ def test_leaving_the_block_ends_the_process() -> None:
 
 
 def batches() -> Batches:
-    return Batches(DATASET, HEADER, seed=7, index=0)
+    return batches_of(DATASET, HEADER, seed=7, index=0)
 
 
 def test_training_rows_are_transformed_once_and_augmented_at_each_step(guests: Guests) -> None:
@@ -239,7 +239,7 @@ def test_training_rows_are_transformed_once_and_augmented_at_each_step(guests: G
 
 def test_workers_draw_different_numbers(guests: Guests) -> None:
     guest = guests(augment=TAKE + DRAW + GIVE)
-    members = [Batches(DATASET, HEADER, seed=7, index=index) for index in (0, 1)]
+    members = [batches_of(DATASET, HEADER, seed=7, index=index) for index in (0, 1)]
     drawn = [Transformed(m, guest.transformer, STATE, deadline_ms=20_000)(0)[0][0, 0] for m in members]
     assert drawn[0] != drawn[1]
 

@@ -36,6 +36,7 @@ typedef struct {
 } ChironSummary;
 
 enum { CHIRON_ALL_VALUES = 0, CHIRON_COLUMN = 1, CHIRON_ROWS_PER_TARGET = 2, CHIRON_ROW_COUNTS = 3 };
+enum { CHIRON_ROWS_TO_READ = 4 };
 enum { CHIRON_SGD = 0, CHIRON_ADAMW = 1 };
 enum { CHIRON_CONSTANT = 0, CHIRON_COSINE = 1 };
 
@@ -50,6 +51,17 @@ typedef struct {
   uint32_t reserved;
 } ChironPlan;
 
+/* The same with what trusted code does to rows: see plan in spec/guest.wit. */
+typedef struct {
+  ChironPlan plan;       /* its version is 2 */
+  uint16_t crop_padding; /* zeros around a picture before a random part of its size is cut out, at most 64 */
+  uint8_t flip;          /* 1: mirror every second one, at random */
+  uint8_t channels;      /* how many means and deviations hold: 0, 1 for all values, or as many as channels */
+  float mean[3];
+  float deviation[3];
+  uint32_t reserved;
+} ChironAugmentedPlan;
+
 #ifdef __cplusplus
 extern "C" {
 #define CHIRON_STATIC_ASSERT static_assert
@@ -58,6 +70,7 @@ extern "C" {
 #endif
 
 CHIRON_STATIC_ASSERT(sizeof(ChironSchema) == 32 && sizeof(ChironHeader) == 24, "layout of spec/guest.wit");
+CHIRON_STATIC_ASSERT(sizeof(ChironAugmentedPlan) == 64, "layout of spec/guest.wit");
 CHIRON_STATIC_ASSERT(sizeof(ChironPlan) == 32 && sizeof(ChironSummary) == 16, "layout of spec/guest.wit");
 
 /* In both phases. */

@@ -17,16 +17,17 @@ from componentize_py_types import Err
 from wit_world.imports import calls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 REFUSED, NO_ROOM = -1, -2
-ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS = range(4)
+ALL_VALUES, ONE_COLUMN, ROWS_PER_TARGET, ROW_COUNTS, ROWS_TO_READ = range(5)
 SGD, ADAMW = range(2)
 CONSTANT, COSINE = range(2)
 FAILED_AT_LINE = 100_000
 MESSAGE_BYTES = 1 << 20
 _FLOAT = struct.Struct("<f")
 _PLAN = struct.Struct("<IIfffIII")
+_AUGMENTATION = struct.Struct("<HBB3f3fI")
 _RANDOM_BLOCK_BYTES = 4096  # what chiron.h draws at once: the same numbers follow
 _MEAN = 4 * 65535 / 2
 
@@ -150,9 +151,19 @@ def plan(
     weight_decay: float = 0.0,
     schedule: int = CONSTANT,
     warmup_steps: int = 0,
+    changes: bytes = b"",
 ) -> None:
-    """Say how to train, once."""
-    calls.plan(_PLAN.pack(1, optimiser, learning_rate, momentum, weight_decay, schedule, warmup_steps, 0))
+    """Say how to train, once; `changes` is what trusted code does to rows, from `augmentation`."""
+    numbers = (optimiser, learning_rate, momentum, weight_decay, schedule, warmup_steps, 0)
+    calls.plan(_PLAN.pack(2 if changes else 1, *numbers) + changes)
+
+
+def augmentation(
+    *, crop_padding: int = 0, flip: bool = False, mean: Sequence[float] = (), deviation: Sequence[float] = ()
+) -> bytes:
+    """Return what trusted code does to rows: see plan in guest.wit."""
+    padded = [*mean, *[0.0] * (3 - len(mean)), *deviation, *[0.0] * (3 - len(deviation))]
+    return _AUGMENTATION.pack(crop_padding, flip, len(mean), *padded, 0)
 
 
 class Random:
