@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto, numpy_helper
 
 from chiron.graph.admitted import INPUT, AdmittedGraph
+from chiron.graph.layout import settle
 from chiron.graph.primitives import PRIMITIVES
 from chiron.graph.tape import mask_name
 from chiron.graph.write_loss import TARGETS, write_loss
@@ -36,7 +37,7 @@ def training_model(graph: AdmittedGraph, *, batch: int) -> bytes:
     """
     if batch < 1:
         raise ValueError(f"a batch has at least one row, not {batch}")
-    tape = tape_of(graph, batch=batch, training=True)
+    tape = tape_of(graph, batch=batch, training=True, phrased=True)
     total = write_loss(tape, graph.loss, classes=graph.spec.classes, batch=batch)
     for node in reversed(graph.nodes):
         gradient = tape.gradient(node.output)
@@ -54,7 +55,7 @@ def training_model(graph: AdmittedGraph, *, batch: int) -> bytes:
     used = {name for node in tape.nodes for name in node.input}
     fixed = [(p, graph.initial[p.span].reshape(p.shape)) for p in graph.parameters if not p.trained]
     tensors = [numpy_helper.from_array(values, p.name) for p, values in fixed if p.name in used]
-    model = make_model(tape.nodes, inputs, outputs, tensors=[*tape.tensors, *tensors])
+    model = settle(make_model(tape.nodes, inputs, outputs, tensors=[*tape.tensors, *tensors]))
     encoded: bytes = model.SerializeToString()
     return encoded
 

@@ -12,6 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from chiron.graph import (
+    conv_patches,
+    conv_winograd,
     rules_conv,
     rules_dense,
     rules_elementwise,
@@ -23,6 +25,7 @@ from chiron.graph import (
     write,
 )
 from chiron.graph.errors import Rule
+from chiron.graph.phrasing import FEW_CHANNELS
 from chiron.graph.shapes import need, volume
 
 if TYPE_CHECKING:
@@ -196,6 +199,20 @@ def _conv_unfolded(node: Node, chain: Sequence[Shape]) -> int:
     return math.prod(chain[1][1:]) * math.prod(chain[-1][2:]) if stepped else 0
 
 
+def _phrased_workspace(node: Node, chain: Sequence[Shape]) -> int:
+    """Count what the most expensive phrasing keeps of a row: see chiron.graph.phrasing."""
+    columns = 0
+    if chain[1][1] <= FEW_CHANNELS:
+        columns = 2 * conv_patches.AT_ONCE * math.prod(chain[-1][2:]) + volume(chain[-1])
+    by_places = _conv_workspace(node, chain) + columns
+    return max(by_places, conv_winograd.workspace(chain[0][1:], chain[1], chain[-1][1:]))
+
+
+def _phrased_unfolded(node: Node, chain: Sequence[Shape]) -> int:
+    """Count what does not grow with the batch: transformed weights, or what one image unfolds to."""
+    return max(_conv_unfolded(node, chain), conv_winograd.transformed(chain[1], chain[-1][1:]))
+
+
 def _transposed_unfolded(_: Node, chain: Sequence[Shape]) -> int:
     """Count, for each place of the input, what it spreads to."""
     return math.prod(chain[1][1:]) * math.prod(chain[0][2:])
@@ -208,6 +225,11 @@ def _average_unfolded(node: Node, chain: Sequence[Shape]) -> int:
 
 def _pool_workspace(_: Node, chain: Sequence[Shape]) -> int:
     return volume(chain[0]) + 2 * volume(chain[-1])
+
+
+def _max_workspace(node: Node, chain: Sequence[Shape]) -> int:
+    """Count what each place of the window sees and gets, and the padded image."""
+    return 3 * math.prod(node.integers("kernel_shape")) * volume(chain[-1]) + 4 * volume(chain[0])
 
 
 def _triple(_: Node, chain: Sequence[Shape]) -> int:
@@ -260,14 +282,20 @@ PRIMITIVES: Mapping[str, Primitive] = {
     "ReduceMax": Primitive(_reduced, rules_reduce.reduce_max),
     "MatMul": Primitive(_matmul, rules_dense.matmul),
     "Gemm": Primitive(_gemm, rules_dense.gemm),
-    "Conv": Primitive(_conv, rules_conv.conv, workspace=_conv_workspace, unfolded=_conv_unfolded),
+    "Conv": Primitive(
+        _conv,
+        rules_conv.conv,
+        rules_conv.write_conv,
+        workspace=_phrased_workspace,
+        unfolded=_phrased_unfolded,
+    ),
     "ConvTranspose": Primitive(
         _conv_transpose,
         rules_conv.conv_transpose,
         workspace=lambda node, chain: _conv_workspace(node, [chain[-1], *chain[1:-1], chain[0]]),
         unfolded=_transposed_unfolded,
     ),
-    "MaxPool": Primitive(_pool, rules_pool.max_pool, write.max_pool, workspace=_pool_workspace),
+    "MaxPool": Primitive(_pool, rules_pool.max_pool, rules_pool.write_max_pool, workspace=_max_workspace),
     "AveragePool": Primitive(
         _pool,
         rules_pool.average_pool,

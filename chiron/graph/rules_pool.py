@@ -7,33 +7,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chiron.graph import pool_max
+
 if TYPE_CHECKING:
     from chiron.graph.admitted import Float32Array, Node, Shape
     from chiron.graph.tape import Tape
 
 
-def indices_name(output: str) -> str:
-    """Return the name of MaxPool's second output: where in the input each maximum was."""
-    return f"{output}.1"
+def write_max_pool(tape: Tape, node: Node) -> None:
+    """Write max pooling, on planes where it will have a gradient."""
+    if tape.phrased and tape.wants(node.output):
+        pool_max.forward(tape, node)
+    else:
+        tape.node(node.operator, node.inputs, node.attributes, name=node.output)
 
 
 def max_pool(tape: Tape, node: Node, gradient: str) -> None:
-    """Send each gradient to the place of its maximum; the first one wins a tie, as in the forward pass.
-
-    Windows that cannot meet send to places that differ: MaxUnpool. Others may meet: their gradients add up.
-    """
-    shape, kernel = tape.shapes[node.inputs[0]], node.integers("kernel_shape")
-    strides, indices = node.integers("strides"), indices_name(node.output)
-    extents = [(k - 1) * d + 1 for k, d in zip(kernel, node.integers("dilations"), strict=True)]
-    if all(size <= stride for size, stride in zip(extents, strides, strict=True)):
-        inputs = [gradient, indices, tape.ints(*shape)]
-        # the shape decides; a window of 1 says no more than that
-        tape.give(node.inputs[0], tape.op("MaxUnpool", inputs, kernel_shape=(1, 1), strides=(1, 1)))
-        return
-    empty = tape.op("Expand", [tape.scalar(0.0), tape.ints(math.prod(shape))])
-    places, values = tape.reshape(indices, (-1,)), tape.reshape(gradient, (-1,))
-    summed = tape.op("ScatterElements", [empty, places, values], axis=0, reduction="add")
-    tape.give(node.inputs[0], tape.reshape(summed, shape))
+    """Send each gradient to the place of its maximum; the first one wins a tie, as in the forward pass."""
+    pool_max.backward(tape, node, gradient)
 
 
 def average_pool(tape: Tape, node: Node, gradient: str) -> None:

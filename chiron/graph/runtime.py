@@ -33,6 +33,8 @@ def open_session(model: bytes, *, threads: int) -> ort.InferenceSession:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = FATAL_ONLY
     options.use_deterministic_compute = True
+    options.enable_mem_pattern = False  # one block for a whole step would lie beside the first step's pieces
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # as the nodes stand: frees tensors soonest
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base class

@@ -50,12 +50,6 @@ def reduce_sum(tape: Tape, node: Node) -> None:
     tape.op("ReduceSum", [node.inputs[0], axes], name=node.output, keepdims=node.integer("keepdims"))
 
 
-def max_pool(tape: Tape, node: Node) -> None:
-    """Write MaxPool, with the places of its maxima where a gradient will need them."""
-    outputs = 2 if tape.training and tape.wants(node.output) else 1
-    tape.node("MaxPool", node.inputs, node.attributes, name=node.output, outputs=outputs)
-
-
 def average_pool(tape: Tape, node: Node) -> None:
     """Write AveragePool, which has no dilations at this opset."""
     attributes = {name: value for name, value in node.attributes.items() if name != "dilations"}

@@ -48,7 +48,9 @@ def value_info(
     return helper.make_tensor_value_info(name, kind, list(shape))
 
 
-def tape_of(graph: AdmittedGraph, *, batch: int | None, training: bool, drops: bool = True) -> Tape:
+def tape_of(
+    graph: AdmittedGraph, *, batch: int | None, training: bool, drops: bool = True, phrased: bool = False
+) -> Tape:
     """Write the network's own nodes to a new tape.
 
     Args:
@@ -56,6 +58,7 @@ def tape_of(graph: AdmittedGraph, *, batch: int | None, training: bool, drops: b
         batch: rows, or None for any number of them.
         training: whether layers act as in training.
         drops: whether dropout does, too.
+        phrased: whether convolutions and pools are written as their gradient rules want them.
     """
     wanted = {parameter.name for parameter in graph.trained}
     for node in graph.nodes:
@@ -63,6 +66,7 @@ def tape_of(graph: AdmittedGraph, *, batch: int | None, training: bool, drops: b
             wanted.add(node.output)
     tape = Tape(graph.shapes(batch or 1), wanted=frozenset(wanted), batch=batch, training=training)
     tape.drops = training and drops
+    tape.phrased = phrased
     tape.tensors.extend(numpy_helper.from_array(array, name) for name, array in graph.constants.items())
     for node in graph.nodes:
         PRIMITIVES[node.operator].write(tape, node)

@@ -1,0 +1,65 @@
+"""Convolution as one product for each place of the kernel, on planes: for strides and small kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chiron.graph.planes import Window, places_first, rows_first
+
+if TYPE_CHECKING:
+    from chiron.graph.admitted import Node
+    from chiron.graph.tape import Tape
+
+
+def forward(tape: Tape, node: Node) -> None:
+    """Write the convolution: each product is added to what stands before it, the bias first."""
+    image, weights, *total = node.inputs
+    window = _window(tape, node)
+    rows, outs = tape.shapes[image][0], tape.shapes[weights][0]
+    planes = window.padded(tape, places_first(tape, image), value=0.0)
+    kernels = _kernels(tape, weights)
+    for place, kernel in zip(window.places(), kernels, strict=True):
+        seen = _flat(tape, window, planes, place)
+        total = [tape.op("Gemm", [seen, kernel, *total], transB=1)]
+    rows_first(tape, tape.reshape(total[0], (*window.out, rows, outs)), name=node.output)
+
+
+def backward(tape: Tape, node: Node, gradient: str) -> None:
+    """Give image, weights and bias their gradients."""
+    image, weights, *biases = node.inputs
+    window = _window(tape, node)
+    outs, ins, *kernel = tape.shapes[weights]
+    rows = tape.shapes[image][0]
+    flat = tape.reshape(places_first(tape, gradient), (-1, outs))
+    for bias in biases:
+        if tape.wants(bias):
+            tape.give(bias, tape.op("ReduceSum", [flat, tape.ints(0)], keepdims=0))
+    if tape.wants(image):
+        shares = [tape.op("Gemm", [flat, part]) for part in _kernels(tape, weights)]
+        shares = [tape.reshape(share, (*window.out, rows, ins)) for share in shares]
+        tape.give(image, rows_first(tape, window.put_back(tape, shares)))
+    if tape.wants(weights):
+        planes = window.padded(tape, places_first(tape, image), value=0.0)
+        seen = [_flat(tape, window, planes, place) for place in window.places()]
+        taps = [tape.reshape(tape.op("Gemm", [flat, part], transA=1), (outs, ins, 1)) for part in seen]
+        joined = taps[0] if len(taps) == 1 else tape.op("Concat", taps, axis=2)
+        tape.give(weights, tape.reshape(joined, (outs, ins, *kernel)))
+
+
+def _window(tape: Tape, node: Node) -> Window:
+    return Window.of(tape, node, tape.shapes[node.inputs[1]][2:])
+
+
+def _kernels(tape: Tape, weights: str) -> list[str]:
+    """Return the weights of each place: (out, in)."""
+    outs, ins, high, wide = tape.shapes[weights]
+    if high * wide == 1:
+        return [tape.reshape(weights, (outs, ins))]
+    turned = tape.op("Transpose", [weights], perm=(2, 3, 0, 1))
+    turned = tape.reshape(turned, (high * wide * outs, ins))
+    steps = range(0, high * wide * outs, outs)
+    return [tape.op("Slice", [turned, tape.ints(at), tape.ints(at + outs), tape.ints(0)]) for at in steps]
+
+
+def _flat(tape: Tape, window: Window, planes: str, place: tuple[int, int]) -> str:
+    return tape.reshape(window.seen(tape, planes, place), (-1, window.shape[1]))
