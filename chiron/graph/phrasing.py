@@ -1,6 +1,6 @@
 """Chooses how a convolution is phrased: a pure function of its sizes.
 
-`python -m benchmarks.training.phrasings` measures every phrasing anew; spec/adr/0011 has the figures.
+`python -m benchmarks.training.phrasings` measures every phrasing anew; spec/adr/0014 has the figures.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A tile's transform is y = A'[(Gg)(B'd)]; Toom and Cook's construction makes the matrices from points at which
 polynomials are evaluated. Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR
 2016, section 4; Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", ACM
-TOMS 46 (4), 2020, on points. Which ones lose least to rounding here is in spec/adr/0011.
+TOMS 46 (4), 2020, on points. Which ones lose least to rounding here is in spec/adr/0014.
 """
 
 from __future__ import annotations
