@@ -12,7 +12,7 @@ ORT_LOCK := requirements-ort-training.lock
 ORT_TRAINING := onnxruntime-training-cpu==1.19.2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-ort-training bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-train bench-phrasings bench-component bench-cifar random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
+.PHONY: help demo test test-ort-training test-torch bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-train bench-phrasings bench-component bench-cifar random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -90,6 +90,9 @@ $(TORCH)/.installed: $(TORCH_LOCK)
 	$(PYTHON) -m venv $(TORCH)
 	$(TORCH)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(TORCH_LOCK)
 	@touch $@
+
+test-torch: $(STAMP) $(TORCH)/.installed ## hold gradients against PyTorch's autograd, in an environment of its own
+	$(BIN)/pytest tests/graph/test_against_torch.py
 
 bench-train: $(STAMP) $(TORCH)/.installed ## train and infer against PyTorch, which gets an environment of its own
 	$(BIN)/python -m benchmarks.training --torch $(TORCH)/bin/python $(BENCH)
