@@ -180,6 +180,10 @@ def _spread(function: Callable[..., Any]) -> Callable[..., Array]:
                 return np.asarray(function(*arrays))
         except (TypeError, OverflowError) as error:  # of Rows, beyond what it can do
             raise _unknown() from error
+        except ValueError as error:  # such as integers to negative powers
+            raise AdmissionError(
+                Rule.OPERANDS, "constants do not compute: compute them in the guest"
+            ) from error
 
     return apply
 

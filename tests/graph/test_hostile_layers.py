@@ -203,6 +203,13 @@ def negative_variance() -> Hostile:
     return net
 
 
+def negative_power_of_integers() -> Hostile:
+    net = Hostile()
+    power = net.node("Pow", [net.ints(2), net.ints(-1)])
+    net.add("Reshape", power)
+    return net
+
+
 def huge_exponent() -> Hostile:
     net = Hostile()
     net.add("Pow", net.number(1e30))
@@ -254,6 +261,7 @@ KINDS: dict[str, tuple[Callable[[], Hostile], Rule]] = {
     "a constant that is not a number": (unknown_constant, Rule.FINITE),
     "statistics that are computed": (statistics_that_are_computed, Rule.OPERANDS),
     "a negative variance": (negative_variance, Rule.FINITE),
+    "a negative power of integers": (negative_power_of_integers, Rule.OPERANDS),
     "a huge exponent": (huge_exponent, Rule.OPERANDS),
     "cast to text": (layer("Cast", to=TensorProto.STRING), Rule.ATTRIBUTE),
 }
