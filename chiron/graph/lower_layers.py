@@ -137,19 +137,20 @@ def _plane(net: Net, call: Call) -> Tensor:
 
 def conv(net: Net, call: Call) -> Tensor:
     """Slide a kernel (out, in / group, ...) over images or sequences."""
-    image, rank = _plane(net, call), len(call[0].shape)
-    weights = call[1]
-    need(holds=len(weights.shape) == rank, text=f"the weights must have rank {rank}, like the rows")
-    given = call.attributes.get("kernel_shape", weights.shape[2:])
-    need(
-        holds=given == weights.shape[2:], text=f"kernel_shape must be the weights' {list(weights.shape[2:])}"
-    )
-    weights = _as_plane(net, weights)
+    image, weights, rank = _plane(net, call), _kernel(net, call), len(call[0].shape)
     window = _window(call, image.shape[2:], weights.shape[2:])
     operands = [image, weights, *_bias(call, weights.shape[0])]
-    kernel = weights.shape[2:]
-    result = net.emit("Conv", *operands, kernel_shape=kernel, group=call.integer("group"), **window)
-    return _from_plane(net, result, rank)
+    group, kernel = call.integer("group"), weights.shape[2:]
+    return _from_plane(net, net.emit("Conv", *operands, kernel_shape=kernel, group=group, **window), rank)
+
+
+def _kernel(net: Net, call: Call) -> Tensor:
+    """Return a kernel for planes."""
+    rank, weights = len(call[0].shape), call[1]
+    need(holds=len(weights.shape) == rank, text=f"the weights must have rank {rank}, like the rows")
+    given, own = call.attributes.get("kernel_shape", weights.shape[2:]), weights.shape[2:]
+    need(holds=given == own, text=f"kernel_shape must be the weights' {list(own)}")
+    return _as_plane(net, weights)
 
 
 def _bias(call: Call, channels: int) -> list[Tensor]:
@@ -164,22 +165,14 @@ def _bias(call: Call, channels: int) -> list[Tensor]:
 
 def conv_transpose(net: Net, call: Call) -> Tensor:
     """Spread images or sequences with a kernel (in, out / group, ...)."""
-    image, rank = _plane(net, call), len(call[0].shape)
-    weights = call[1]
-    need(holds=len(weights.shape) == rank, text=f"the weights must have rank {rank}, like the rows")
-    given = call.attributes.get("kernel_shape", weights.shape[2:])
-    need(
-        holds=given == weights.shape[2:], text=f"kernel_shape must be the weights' {list(weights.shape[2:])}"
-    )
-    weights = _as_plane(net, weights)
+    image, weights, rank = _plane(net, call), _kernel(net, call), len(call[0].shape)
     window = _window(call, (1, 1), (1, 1))
     extra = _listed(call, "output_padding", axes=rank - 2, default=0)
     strides = window["strides"]
     fits = isinstance(strides, tuple) and all(e < s for e, s in zip(extra, strides, strict=True))
     need(holds=fits, text="output_padding must be below the strides", rule=Rule.ATTRIBUTE)
-    group = call.integer("group")
+    group, kernel = call.integer("group"), weights.shape[2:]
     operands = [image, weights, *_bias(call, weights.shape[1] * group)]
-    kernel = weights.shape[2:]
     result = net.emit(
         "ConvTranspose", *operands, kernel_shape=kernel, group=group, output_padding=extra, **window
     )
