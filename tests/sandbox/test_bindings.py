@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 import wasmtime
+from gates import start_together
 from wasmtime import wat2wasm
 
 from wasm_sandbox import Ending, GuestMemory, HostCall, Limits, Outcome, Rules, StopGuest, lean, load
@@ -75,7 +76,7 @@ def test_one_guest_runs_in_eight_threads_and_faults_stay_with_their_run(binding:
                 raise StopGuest(f"of {thread}")
             return thread
 
-        gate.wait()
+        start_together(gate)
         return {loaded.run("go", imports={"call": HostCall(1, call)}) for _ in range(100)}
 
     with load(GUEST, replace(RULES, binding=binding)) as loaded, ThreadPoolExecutor(8) as pool:

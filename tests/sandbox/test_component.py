@@ -12,6 +12,7 @@ import pytest
 import wasmtime
 import wasmtime.component
 from components import ANSWER_AT, component
+from gates import start_together
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -362,7 +363,7 @@ def test_eight_threads_with_host_faults_never_mix_outcomes(*, fast: bool) -> Non
         guest._fast = fast
 
         def outcomes_of(thread: int) -> list[Outcome]:
-            gate.wait()
+            start_together(gate)
             imports = call_of(thread)
             return [guest.run("configure", imports=imports) for _ in range(rounds)]
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import wasmtime
+from gates import start_together
 from wasmtime import wat2wasm
 
 from wasm_sandbox import Ending, GuestMemory, HostCall, Limits, Outcome, StopGuest, run
@@ -37,7 +38,7 @@ def outcome_of(thread: int, gate: threading.Barrier) -> list[Outcome]:
         return thread
 
     imports = {"call": HostCall(1, call)}
-    gate.wait()
+    start_together(gate)
     return [run(GUEST, export="go", imports=imports, limits=LIMITS) for _ in range(ROUNDS)]
 
 
