@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from chiron.guest_api.transforms import EXPORTS, Transforms, carried_bytes
 from chiron.policy import kernel
 from chiron.policy.header import Header, encode_header
 from chiron.training.errors import TrainingError
-from chiron.training.exchange import PLAN_BYTES, parse_plan_message
+from chiron.training.exchange import PLAN_BYTES, _of_server, parse_plan_message
 from chiron.training.sealed import Model, graph_message_bytes, pack_transforms, seal_model, unseal_model
 from chiron.training.wire import canonical, pad, unpad
 
@@ -70,7 +70,7 @@ def test_what_goes_to_the_workers_has_one_size(graph: bytes, transforms: Transfo
 @given(PLANS)
 def test_every_plan_and_none_go_to_the_server_in_one_size(raw: bytes) -> None:
     plan = parse_plan(raw)
-    message, nothing = pad(canonical(asdict(plan)), PLAN_BYTES), pad(b"", PLAN_BYTES)
+    message, nothing = pad(canonical(_of_server(plan)), PLAN_BYTES), pad(b"", PLAN_BYTES)
     assert len(message) == len(nothing) == PLAN_BYTES
     assert (parse_plan_message(message), parse_plan_message(nothing)) == (plan, None)
 

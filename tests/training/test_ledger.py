@@ -102,7 +102,7 @@ def test_nobody_else_finds_a_users_ledger_by_submitting_the_same_data(
 
 def test_a_ledgers_name_is_keyed_for_names_alone(mine: DataSetId, tmp_path: Path) -> None:
     key = make_attester(tmp_path).sealing_key("data set identity")
-    assert mine == hmac.new(key, USER + encode_dataset(DATASET), hashlib.sha256).hexdigest()
+    assert mine == hmac.new(key, USER + content_of(DATASET), hashlib.sha256).hexdigest()
 
 
 def test_another_deployment_has_another_name_for_the_data_set(mine: DataSetId, tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def test_every_plan_that_is_admitted_builds_an_optimiser_that_steps(plan: Plan, 
     )  # fmt: skip
     admitted = parse_plan(PLAN.pack(*fields))
     assert admitted == plan
-    assert parse_plan_message(pad(canonical(dataclasses.asdict(plan)), 256)) == plan
+    assert parse_plan_message(pad(canonical(exchange._of_server(plan)), 256)) == plan
     optimiser = server._optimiser(plan, 4, steps=steps)
     parameters = np.ones(4, np.float32)
     optimiser.apply(parameters, np.ones(4, np.float32), step=0)
@@ -333,7 +333,9 @@ def creating(**sinks: bytes) -> Monitor:
     state = kernel.initial(POLICY, rows_class=DATASET.schema.rows_class, spent={})
     written = {name: Content.of(data) for name, data in sinks.items()}
     number = encode_header(POLICY.menus, HEADER)
-    return Monitor(POLICY, dataclasses.replace(state, phase="Create", header=number, sinks=written))
+    return Monitor(
+        POLICY, dataclasses.replace(state, phase="Create", header=number, sinks={**state.sinks, **written})
+    )
 
 
 GOOD_PLAN = PLAN.pack(1, 0, 0.1, 0, 0, 0, 0, 0)
