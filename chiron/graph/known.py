@@ -90,6 +90,18 @@ def sizes(value: Array) -> tuple[int | Rows, ...]:
     return tuple(listed)
 
 
+def dimensions(value: Array) -> Shape:
+    """Return a known vector of sizes as a shape, the batch marked; 0 may be among them.
+
+    Raises:
+        AdmissionError: a size is below zero: only the batch is marked so.
+    """
+    listed = sizes(value)
+    below = any(isinstance(each, int) and each < 0 for each in listed)
+    need(holds=not below, text="a size is below 0: write sizes as they are")
+    return tuple(-each.count if isinstance(each, Rows) else each for each in listed)
+
+
 def integers(value: Array) -> tuple[int, ...]:
     """Return a known vector of integers that has nothing to do with the batch.
 

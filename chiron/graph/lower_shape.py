@@ -13,6 +13,7 @@ from chiron.graph.known import (
     Array,
     Rows,
     bounded,
+    dimensions,
     gather_known,
     integers,
     joined,
@@ -183,7 +184,7 @@ def expand(net: Net, call: Call) -> Tensor:
     """Repeat sizes of 1 as often as a constant says."""
     value = call.value(1)
     need(holds=value is not None, text="the target shape is needed", rule=Rule.OPERANDS)
-    target = [-each.count if isinstance(each, Rows) else each for each in sizes_of(np.asarray(value))]
+    target = list(dimensions(np.asarray(value)))
     if call.batch > 1 and target and target[0] == call.batch:
         target[0] = -1  # an exporter that knew the batch
     need(holds=all(size != 0 for size in target), text="a size is 0")
@@ -208,11 +209,10 @@ def spread_to(net: Net, tensor: Tensor, shape: Shape) -> Tensor:
 
 def tile(net: Net, call: Call) -> Tensor:
     """Repeat along axes: each repeat is a size of its own, then merged."""
-    repeats = sizes_of(np.asarray(call.value(1)))
+    repeats = dimensions(np.asarray(call.value(1)))
     tensor = call[0]
     need(holds=len(repeats) == len(tensor.shape), text="repeats must be as many as axes")
-    for axis, count in enumerate(repeats):
-        times = -count.count if isinstance(count, Rows) else count
+    for axis, times in enumerate(repeats):
         if times == 1:
             continue
         need(holds=times != 0, text="it repeats 0 times")
@@ -341,7 +341,7 @@ def resize(net: Net, call: Call) -> Tensor:
     factors, targets = call.value(2), call.value(3)
     shape = tensor.shape
     if targets is not None and targets.size:
-        wanted = [-s.count if isinstance(s, Rows) else s for s in sizes_of(targets)]
+        wanted = list(dimensions(targets))
         if shape[0] < 0 and call.batch and wanted[0] == call.batch:
             wanted[0] = shape[0]
         need(holds=len(wanted) == len(shape), text="sizes must be as many as axes")
@@ -389,7 +389,7 @@ def identity(_: Net, call: Call) -> Tensor:
 def constant_of_shape(value: Array, shape: Tensor) -> Tensor:
     """Return a tensor that holds one value everywhere."""
     need(holds=shape.value is not None, text="the shape must be a constant", rule=Rule.OPERANDS)
-    target = tuple(-s.count if isinstance(s, Rows) else s for s in sizes_of(np.asarray(shape.value)))
+    target = dimensions(np.asarray(shape.value))
     holds = len(target) <= MAX_RANK and sum(size < 0 for size in target) <= 1
     need(holds=holds, text=f"the rank is over {MAX_RANK}, or the batch is in it twice")
     if not has_batch(target):

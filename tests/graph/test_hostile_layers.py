@@ -60,6 +60,13 @@ def constant_bomb() -> Hostile:
     return net
 
 
+def negative_constant() -> Hostile:
+    """Claim a batch where there is none."""
+    net = Hostile()
+    net.add("Mul", net.node("ConstantOfShape", [net.ints(-1, 2, 3)]))
+    return net
+
+
 def chain_of_constants() -> Hostile:
     """Grow a constant by a factor at each step, none of them large."""
     net = Hostile()
@@ -218,6 +225,9 @@ def huge_exponent() -> Hostile:
 
 KINDS: dict[str, tuple[Callable[[], Hostile], Rule]] = {
     "a constant of terabytes": (constant_bomb, Rule.MEMORY),
+    "a constant of negative size": (negative_constant, Rule.SHAPE),
+    "expanded to a negative size": (layer("Expand", [-1, 2, 3]), Rule.SHAPE),
+    "tiled a negative number of times": (layer("Tile", [-1, 1, 1]), Rule.SHAPE),
     "a constant that grows": (chain_of_constants, Rule.MEMORY),
     "rows that double": (doubling, Rule.MEMORY),
     "rows that broadcast": (powers_by_broadcast, Rule.MEMORY),
