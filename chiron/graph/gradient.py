@@ -14,6 +14,10 @@ from chiron.graph.write_loss import TARGETS, write_loss
 from chiron.graph.writer import make_model, tape_of, value_info
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+
     from chiron.graph.admitted import Parameter
     from chiron.graph.tape import Tape
 
@@ -45,19 +49,28 @@ def training_model(graph: AdmittedGraph, *, batch: int) -> bytes:
             PRIMITIVES[node.operator].gradient(tape, node, gradient)
     totals = {gradient_name(p.name): _total(tape, p) for p in graph.trained}
     tape.publish({LOSS: total, **totals})
-    inputs = [
+    outputs = [value_info(LOSS, ()), *(value_info(gradient_name(p.name), p.shape) for p in graph.trained)]
+    tensors = [*tape.tensors, *fixed_tensors(graph, tape.nodes)]
+    model = settle(make_model(tape.nodes, step_inputs(graph, tape, batch=batch), outputs, tensors=tensors))
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
+def step_inputs(graph: AdmittedGraph, tape: Tape, *, batch: int) -> list[onnx.ValueInfoProto]:
+    """Return what a training step is given: rows, targets, trained parameters, a mask for each dropout."""
+    return [
         value_info(INPUT, (batch, *graph.spec.input_shape)),
         value_info(TARGETS, (batch,), TensorProto.INT64),
         *(value_info(p.name, p.shape) for p in graph.trained),
         *(value_info(mask_name(output), tape.shapes[output]) for output in tape.masks),
     ]
-    outputs = [value_info(LOSS, ()), *(value_info(gradient_name(p.name), p.shape) for p in graph.trained)]
-    used = {name for node in tape.nodes for name in node.input}
-    fixed = [(p, graph.initial[p.span].reshape(p.shape)) for p in graph.parameters if not p.trained]
-    tensors = [numpy_helper.from_array(values, p.name) for p, values in fixed if p.name in used]
-    model = settle(make_model(tape.nodes, inputs, outputs, tensors=[*tape.tensors, *tensors]))
-    encoded: bytes = model.SerializeToString()
-    return encoded
+
+
+def fixed_tensors(graph: AdmittedGraph, nodes: Sequence[onnx.NodeProto]) -> list[onnx.TensorProto]:
+    """Return the initial values of the parameters that these nodes read and training leaves alone."""
+    used = {name for node in nodes for name in node.input}
+    fixed = [p for p in graph.parameters if not p.trained and p.name in used]
+    return [numpy_helper.from_array(graph.initial[p.span].reshape(p.shape), p.name) for p in fixed]
 
 
 def _total(tape: Tape, parameter: Parameter) -> str:

@@ -10,13 +10,12 @@ import numpy as np
 from chiron.graph.errors import Rule
 from chiron.graph.known import FOLDED
 from chiron.graph.net import known
-from chiron.graph.primitives import PRIMITIVES, Kind
+from chiron.graph.primitives import Kind
 from chiron.graph.shapes import broadcast, need
 
 if TYPE_CHECKING:
     from chiron.graph.net import Call, Net, Tensor
 
-NUMBERS = frozenset({Kind.FLOAT, Kind.INT})
 ROOT_OF_2_OVER_PI = math.sqrt(2 / math.pi)
 
 
@@ -162,9 +161,14 @@ def softplus(net: Net, call: Call) -> Tensor:
     return net.emit("Add", net.emit("Relu", call[0]), net.emit("Log", net.emit("Add", bent, scalar(1.0))))
 
 
+def _negative_part(net: Net, tensor: Tensor) -> Tensor:
+    """min(a, 0)."""
+    return net.emit("Neg", net.emit("Relu", net.emit("Neg", tensor)))
+
+
 def elu(net: Net, call: Call) -> Tensor:
     """A where positive, else alpha (exp(a) - 1)."""
-    below = net.emit("Neg", net.emit("Relu", net.emit("Neg", call[0])))
+    below = _negative_part(net, call[0])
     bent = net.emit("Sub", net.emit("Exp", below), scalar(1.0))
     return net.emit("Add", net.emit("Relu", call[0]), net.emit("Mul", bent, scalar(call.number("alpha"))))
 
@@ -176,7 +180,7 @@ def selu(net: Net, call: Call) -> Tensor:
 
 def prelu(net: Net, call: Call) -> Tensor:
     """A where positive, else a times a slope that is trained."""
-    below = net.emit("Neg", net.emit("Relu", net.emit("Neg", call[0])))
+    below = _negative_part(net, call[0])
     return net.emit("Add", net.emit("Relu", call[0]), net.emit("Mul", below, call[1]))
 
 
@@ -217,6 +221,3 @@ def dropout(net: Net, call: Call) -> Tensor:
     share = 0.5 if ratio is None else float(ratio.reshape(()))
     call.value(2)
     return net.emit("Dropout", call[0], ratio=share)
-
-
-UNKNOWN = frozenset(FOLDED) - frozenset(PRIMITIVES)  # Pow and Range: known values alone

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from chiron.graph.errors import Rule
 from chiron.graph.known import integers
 from chiron.graph.lower_elementwise import scalar
 from chiron.graph.lower_shape import to_shape
-from chiron.graph.net import known
 from chiron.graph.shapes import inner_axes, need, normal_axis, volume
 
 if TYPE_CHECKING:
@@ -266,8 +263,3 @@ def group_normalization(net: Net, call: Call) -> Tensor:
     rows = net.emit("Normalize", apart, axes=(2,), epsilon=call.number("epsilon"))
     rows = to_shape(net, rows, shape)
     return _scaled(net, rows, _channelled(net, call[1], len(shape)), _channelled(net, call[2], len(shape)))
-
-
-def zeros(*shape: int) -> Tensor:
-    """Return a float32 tensor of zeros."""
-    return known(np.zeros((), np.float32), shape)

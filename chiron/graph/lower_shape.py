@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from chiron.graph.net import Call, Net
 
 MAX_PARTS = 256
-Target = tuple[int | Rows, ...]
 
 
 def to_shape(net: Net, tensor: Tensor, shape: Shape) -> Tensor:

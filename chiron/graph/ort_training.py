@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
-from chiron.graph.admitted import INPUT
 from chiron.graph.engine import SessionEngine
 from chiron.graph.errors import GraphError
-from chiron.graph.gradient import LOSS, gradient_name
+from chiron.graph.gradient import LOSS, fixed_tensors, gradient_name, step_inputs
 from chiron.graph.runtime import differentiate
-from chiron.graph.tape import make_node, mask_name
-from chiron.graph.write_loss import TARGETS, write_loss
+from chiron.graph.tape import make_node
+from chiron.graph.write_loss import write_loss
 from chiron.graph.writer import make_model, tape_of, value_info
 
 if TYPE_CHECKING:
@@ -77,17 +76,10 @@ def ort_training_model(graph: AdmittedGraph, *, batch: int) -> bytes:
 
 def _loss_model(graph: AdmittedGraph, tape: Tape, *, batch: int) -> bytes:
     """Return the network with its loss; what the tape holds of the loss's gradient is left out."""
-    inputs = [
-        value_info(INPUT, (batch, *graph.spec.input_shape)),
-        value_info(TARGETS, (batch,), TensorProto.INT64),
-        *(value_info(p.name, p.shape) for p in graph.trained),
-        *(value_info(mask_name(output), tape.shapes[output]) for output in tape.masks),
-    ]
     nodes = _leading_to(LOSS, tape.nodes)
-    used = {name for node in nodes for name in node.input}
-    fixed = [(p, graph.initial[p.span].reshape(p.shape)) for p in graph.parameters if not p.trained]
-    tensors = [numpy_helper.from_array(values, p.name) for p, values in fixed if p.name in used]
-    model = make_model(nodes, inputs, [value_info(LOSS, ())], tensors=[*tape.tensors, *tensors])
+    tensors = [*tape.tensors, *fixed_tensors(graph, nodes)]
+    inputs = step_inputs(graph, tape, batch=batch)
+    model = make_model(nodes, inputs, [value_info(LOSS, ())], tensors=tensors)
     encoded: bytes = model.SerializeToString()
     return encoded
 

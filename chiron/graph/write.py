@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
+from chiron.graph.admitted import INPUT
 from chiron.graph.shapes import FAR, batch_axis, bind, has_batch
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _sizes(tape: Tape, shape: Shape) -> str:
     if tape.batch is not None or not has_batch(shape):
         return tape.ints(*bind(shape, tape.batch or 1))
     axis = batch_axis(shape)
-    rows = tape.op("Slice", [tape.op("Shape", ["x"]), tape.ints(0), tape.ints(1)])
+    rows = tape.op("Slice", [tape.op("Shape", [INPUT]), tape.ints(0), tape.ints(1)])
     many = tape.op("Mul", [rows, tape.ints(-shape[axis])])
     parts = [tape.ints(*shape[:axis])] if axis else []
     parts += [many, *([tape.ints(*shape[axis + 1 :])] if shape[axis + 1 :] else [])]
