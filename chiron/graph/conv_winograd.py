@@ -1,68 +1,60 @@
 """Convolution by minimal filtering: transformed tiles, one matrix product a place, gathered again.
 
-For a kernel of 3 by 3, 36 products stand where a tile of 16 outputs has 144; for 5 by 5, 64 for 400. The
-transforms work along height, then width, each one matrix product with a constant. The backward pass is the
-transpose of every step: tiles of the image serve the weights' gradient again, tiles of the output's gradient
-serve both.
+For a kernel of 3 by 3, 36 products stand where a tile of 16 outputs has 144; for 5 by 5, 64 for 400. Tiles lie
+(place, place, tile, tile, row, channel): each transform is one small matrix against long rows, and each
+product has all tiles of all rows. The backward pass is such a convolution of the gradient with the kernel
+turned by half; the weights' gradient takes the transpose of each step.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chiron.graph.planes import places_first, rows_first
-from chiron.graph.winograd import POINTS, STEP, axis
+from chiron.graph.planes import beside, places_first, rows_first
+from chiron.graph.winograd import POINTS, STEP, filtering, windows
 
 if TYPE_CHECKING:
     from chiron.graph.admitted import Float32Array, Node, Shape
     from chiron.graph.tape import Tape
-    from chiron.graph.winograd import Array64, Axis
+    from chiron.graph.winograd import Array64
 
 
 def forward(tape: Tape, node: Node) -> None:
-    """Write the convolution; its tiles and transformed weights keep names that the backward pass knows."""
+    """Write the convolution; its tiles keep a name that the backward pass knows."""
     image, weights = node.inputs[:2]
-    rows, ins, _, _ = tape.shapes[image]
-    outs = tape.shapes[weights][0]
-    high, wide = _axes(tape, node)
-    planes = places_first(tape, image)
-    tiles = _both(tape, planes, high.spread, wide.spread, columns=rows * ins)
-    shape = tape.ints(*_batches(high, wide, rows), ins)
-    tiles = tape.op("Reshape", [tiles, shape], name=_tiles(node))
-    flat = tape.reshape(weights, (outs * ins, -1))
-    kernels = tape.op("Gemm", [_constant(tape, _kron(high, wide)), flat], transB=1)
-    shape = tape.ints(high.places, 1, wide.places, outs, ins)
-    kernels = tape.op("Reshape", [kernels, shape], name=_kernels(node))
-    turned = tape.op("Transpose", [kernels], perm=(0, 1, 2, 4, 3))
-    products = tape.op("MatMul", [tiles, turned])
-    result = _both(tape, products, high.gather, wide.gather, columns=rows * outs)
-    result = _as_planes(tape, result, node.output)
+    outs, ins, *taps = tape.shapes[weights]
+    top, left, *_ = node.integers("pads")
+    filters = _Filters(tuple(taps), tape.shapes[node.output][2:], (top, left))
+    tiles = filters.spread(tape, places_first(tape, image), size=tape.shapes[image][2:])
+    tiles = tape.op("Reshape", [tiles, tape.ints(filters.products, -1, ins)], name=_tiles(node))
+    kernels = tape.op("Transpose", [filters.kernels(tape, weights)], perm=(0, 2, 1))
+    result = filters.gather(tape, tape.op("MatMul", [tiles, kernels]), channels=outs)
     for bias in node.inputs[2:]:
-        result = tape.op("Add", [result, bias])
+        result = tape.op("Add", [result, beside(tape, bias)])
     rows_first(tape, result, name=node.output)
 
 
 def backward(tape: Tape, node: Node, gradient: str) -> None:
     """Give image, weights and bias their gradients."""
     image, weights = node.inputs[:2]
-    rows, ins, _, _ = tape.shapes[image]
-    outs = tape.shapes[weights][0]
-    high, wide = _axes(tape, node)
+    outs, ins, *taps = tape.shapes[weights]
+    size, out = tape.shapes[image][2:], tape.shapes[node.output][2:]
     planes = places_first(tape, gradient)
     for bias in node.inputs[2:]:
         if tape.wants(bias):
             tape.give(bias, tape.op("ReduceSum", [planes, tape.ints(0, 1, 2)], keepdims=0))
-    spread = _both(tape, planes, high.gather.T, wide.gather.T, columns=rows * outs)
-    spread = tape.reshape(spread, (*_batches(high, wide, rows), outs))
     if tape.wants(weights):
-        tape.give(weights, _weight_gradient(tape, node, spread, kernel=_kron(high, wide)))
+        tape.give(weights, _weight_gradient(tape, node, planes))
     if tape.wants(image):
-        products = tape.op("MatMul", [spread, _kernels(node)])
-        result = _both(tape, products, high.spread.T, wide.spread.T, columns=rows * ins)
-        tape.give(image, rows_first(tape, _as_planes(tape, result, image)))
+        before = tuple(taps[i] - 1 - node.integers("pads")[i] for i in (0, 1))
+        filters = _Filters(tuple(taps), size, before)
+        tiles = tape.reshape(filters.spread(tape, planes, size=out), (filters.products, -1, outs))
+        products = tape.op("MatMul", [tiles, filters.kernels(tape, weights, turned=True)])
+        tape.give(image, rows_first(tape, filters.gather(tape, products, channels=ins)))
 
 
 def workspace(image: Shape, weights: Shape, result: Shape) -> int:
@@ -75,54 +67,108 @@ def workspace(image: Shape, weights: Shape, result: Shape) -> int:
     """
     if not all(size in POINTS for size in weights[2:]):
         return 0
-    places = math.prod(_places(weights[2 + i], result[1 + i]) for i in (0, 1))
-    return places * (2 * image[0] + 2 * result[0])  # tiles and products, each with its gradient
+    places = math.prod(_places(weights[2 + i], max(image[1 + i], result[1 + i])) for i in (0, 1))
+    return places * (2 * image[0] + 2 * result[0])  # tiles before and after transforms, and products
 
 
-def transformed(weights: Shape, result: Shape) -> int:
+def transformed(weights: Shape) -> int:
     """Return how many values the transformed weights and their gradient take, whatever the batch."""
     if not all(size in POINTS for size in weights[2:]):
         return 0
-    each = math.prod(len(POINTS[size]) + 1 for size in weights[2:]) * math.prod(weights[:2])
-    return each * (2 + -(-result[1] // STEP))
+    return 3 * math.prod(len(POINTS[size]) + 1 for size in weights[2:]) * math.prod(weights[:2])
 
 
 def _places(taps: int, out: int) -> int:
     return (len(POINTS[taps]) + 1) * -(-out // STEP)
 
 
-def _weight_gradient(tape: Tape, node: Node, spread: str, *, kernel: Array64) -> str:
-    shape = tape.shapes[node.inputs[1]]
-    turned = tape.op("Transpose", [spread], perm=(0, 1, 2, 4, 3))
-    each = tape.op("MatMul", [turned, _tiles(node)])  # for each place and each row of tiles
-    summed = tape.op("ReduceSum", [each, tape.ints(1)], keepdims=0)
-    flat = tape.reshape(summed, (len(kernel), shape[0] * shape[1]))
-    return tape.reshape(tape.op("Gemm", [flat, _constant(tape, kernel)], transA=1), shape)
+def _weight_gradient(tape: Tape, node: Node, planes: str) -> str:
+    """Multiply, for each place, (out, tiles) by (tiles, in), and take the sums back to the kernel."""
+    outs, ins, *taps = tape.shapes[node.inputs[1]]
+    filters = _Filters(tuple(taps), tape.shapes[node.output][2:], (0, 0))
+    spread = tape.reshape(filters.gather_back(tape, planes), (filters.products, -1, outs))
+    each = tape.op("MatMul", [tape.op("Transpose", [spread], perm=(0, 2, 1)), _tiles(node)])
+    flat = tape.reshape(each, (filters.products, outs * ins))
+    summed = tape.op("Gemm", [flat, _constant(tape, filters.kernel)], transA=1)
+    return tape.reshape(summed, (outs, ins, *taps))
 
 
-def _axes(tape: Tape, node: Node) -> tuple[Axis, Axis]:
-    size, out, taps = (tape.shapes[name][2:] for name in (node.inputs[0], node.output, node.inputs[1]))
-    pads = node.integers("pads")
-    high, wide = (axis(size[i], out[i], taps=taps[i], before=pads[i]) for i in (0, 1))
-    return high, wide
+@dataclass(frozen=True, slots=True)
+class _Filters:
+    """The transforms for a kernel of `taps`, outputs of size `out`, and `before` zeros in front; both axes."""
 
+    taps: Shape
+    out: Shape
+    before: Shape
 
-def _batches(high: Axis, wide: Axis, rows: int) -> Shape:
-    """Return the products' leading dimensions: place, row of tiles, place, and the rows of each product."""
-    return high.places, high.tiles, wide.places, wide.tiles * rows
+    @property
+    def tiles(self) -> Shape:
+        return tuple(-(-size // STEP) for size in self.out)
 
+    @property
+    def places(self) -> Shape:
+        return tuple(len(POINTS[taps]) + 1 for taps in self.taps)
 
-def _both(tape: Tape, planes: str, first: Array64, second: Array64, *, columns: int) -> str:
-    """Multiply along height, then along width; `columns` values lie at each place."""
-    tall = tape.reshape(planes, (first.shape[1], second.shape[1] * columns))
-    tall = tape.op("MatMul", [_constant(tape, first), tall])
-    broad = tape.reshape(tall, (first.shape[0], second.shape[1], columns))
-    return tape.op("MatMul", [_constant(tape, second), broad])
+    @property
+    def products(self) -> int:
+        return math.prod(self.places)
 
+    @property
+    def kernel(self) -> Array64:
+        """G for both axes at once: float64 (places, taps) of the plane."""
+        (_, high, _), (_, wide, _) = map(filtering, self.taps)
+        return np.asarray(np.kron(high, wide), dtype=np.float64)
 
-def _as_planes(tape: Tape, values: str, image: str) -> str:
-    rows, channels, height, width = tape.shapes[image]
-    return tape.reshape(values, (height, width, rows, channels))
+    def kernels(self, tape: Tape, weights: str, *, turned: bool = False) -> str:
+        """Return the transformed weights, or those of the kernel turned by half: (products, out, in)."""
+        outs, ins, high, wide = tape.shapes[weights]
+        flat = tape.reshape(weights, (outs * ins, high * wide))
+        kernel = self.kernel[:, ::-1] if turned else self.kernel
+        made = tape.op("Gemm", [_constant(tape, kernel), flat], transB=1)
+        return tape.reshape(made, (self.products, outs, ins))
+
+    def spread(self, tape: Tape, planes: str, *, size: Shape) -> str:
+        """Return the transformed tiles of planes of this size: (place, place, all that lies there)."""
+        high, wide = (STEP * self.tiles[i] + self.taps[i] - 1 for i in (0, 1))
+        after = [high - size[0] - self.before[0], wide - size[1] - self.before[1]]
+        if any((*self.before, *after)):
+            bounds = tape.ints(*self.before, 0, 0, *after, 0, 0)
+            planes = tape.op("Pad", [planes, bounds, tape.scalar(0.0)])
+        rows, columns = (windows(self.tiles[i], self.places[i]) for i in (0, 1))
+        places = rows[:, None, :, None] * wide + columns[None, :, None, :]
+        flat = tape.reshape(planes, (high * wide, -1))
+        seen = tape.op("Gather", [flat, tape.indices(places)], axis=0)
+        (first, _, _), (second, _, _) = map(filtering, self.taps)
+        return self._both(tape, seen, first, second)
+
+    def gather(self, tape: Tape, products: str, *, channels: int) -> str:
+        """Return planes of the outputs, channels last."""
+        (_, _, first), (_, _, second) = map(filtering, self.taps)
+        tiles = self._both(tape, products, first, second)
+        apart = tape.reshape(tiles, (STEP, STEP, *self.tiles, -1))
+        joined = tape.op("Transpose", [apart], perm=(2, 0, 3, 1, 4))
+        full = [STEP * count for count in self.tiles]
+        planes = tape.reshape(joined, (*full, -1, channels))
+        if full == list(self.out):
+            return planes
+        return tape.op("Slice", [planes, tape.ints(0, 0), tape.ints(*self.out), tape.ints(0, 1)])
+
+    def gather_back(self, tape: Tape, planes: str) -> str:
+        """Return what `gather` would hand back from planes: (place, place, all that lies there)."""
+        missing = [STEP * self.tiles[i] - self.out[i] for i in (0, 1)]
+        if any(missing):
+            planes = tape.op("Pad", [planes, tape.ints(0, 0, 0, 0, *missing, 0, 0), tape.scalar(0.0)])
+        apart = tape.reshape(planes, (self.tiles[0], STEP, self.tiles[1], STEP, -1))
+        turned = tape.op("Transpose", [apart], perm=(1, 3, 0, 2, 4))
+        (_, _, first), (_, _, second) = map(filtering, self.taps)
+        return self._both(tape, turned, first.T, second.T)
+
+    @staticmethod
+    def _both(tape: Tape, values: str, first: Array64, second: Array64) -> str:
+        """Multiply the first two axes."""
+        tall = tape.op("MatMul", [_constant(tape, first), tape.reshape(values, (first.shape[1], -1))])
+        broad = tape.reshape(tall, (first.shape[0], second.shape[1], -1))
+        return tape.op("MatMul", [_constant(tape, second), broad])
 
 
 def _constant(tape: Tape, values: Array64) -> str:
@@ -130,14 +176,5 @@ def _constant(tape: Tape, values: Array64) -> str:
     return tape.floats(single)
 
 
-def _kron(high: Axis, wide: Axis) -> Array64:
-    """Return G for both axes at once: float64 (places, taps) of the plane."""
-    return np.asarray(np.kron(high.kernel, wide.kernel), dtype=np.float64)
-
-
 def _tiles(node: Node) -> str:
     return f"{node.output}.tiles"
-
-
-def _kernels(node: Node) -> str:
-    return f"{node.output}.kernels"

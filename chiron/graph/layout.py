@@ -67,7 +67,8 @@ class _Settler:
 
     `_stands` says which tensor stands for a name, and whether it is the name's transpose; a name that is not
     there stands for itself. `_turned` knows the transpose of a tensor where it is written. `_planes` names
-    what lies places first: where both ways need as many transposes, that one is taken.
+    what lies places first: where both ways need as many transposes, that one is taken. `_beside` knows vectors,
+    repeated for so many rows.
     """
 
     shapes: Mapping[str, Shape]
@@ -77,6 +78,7 @@ class _Settler:
     _stands: dict[str, tuple[str, bool]] = field(default_factory=dict)
     _turned: dict[str, str] = field(default_factory=dict)
     _planes: set[str] = field(default_factory=set)
+    _beside: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def add(self, node: onnx.NodeProto) -> None:
         """Write a node, on transposes where they stand for most of its images; a transpose waits."""
@@ -156,24 +158,37 @@ class _Settler:
     def _read(self, name: str, *, turned: bool, of: str) -> str:
         """Return the tensor to read for a name, or for its transpose as an operand of `of`."""
         stands, is_turned = self._standing(name)
+        if turned and self.shapes[name] != self.shapes[of]:
+            return self._vector(name, of=of)
         if is_turned is turned:
             return stands
-        if turned and self.shapes[name] != self.shapes[of]:
-            return self._vector(name)
         if stands not in self._turned:
             other = f"{stands}.swapped"
             self.nodes.append(helper.make_node("Transpose", [stands], [other], name=other, perm=SWAP))
             self._turned |= {stands: other, other: stands}
         return self._turned[stands]
 
-    def _vector(self, name: str) -> str:
-        """Return an operand that broadcasts with an image, reshaped to broadcast with its transpose."""
-        shape = self.shapes[name]
+    def _vector(self, name: str, *, of: str) -> str:
+        """Return an operand that broadcasts with an image, laid out to broadcast with its transpose.
+
+        A channel's value is repeated for each row: operators are slow where they repeat few values at a time.
+        """
+        shape, (stands, is_turned) = self.shapes[name], self._standing(name)
         if math.prod(shape) == 1:
-            return name
-        target = self._constant(swapped((1,) * (len(SWAP) - len(shape)) + shape))
-        output = f"{name}.beside.{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Reshape", [name, target], [output], name=output))
+            return stands
+        beside = swapped((1,) * (len(SWAP) - len(shape)) + shape)
+        rows = self.shapes[of][0] if beside[3] > 1 else 1
+        if (name, rows) not in self._beside:
+            if not is_turned:
+                stands = self._append("Reshape", [stands, self._constant(beside)], f"{name}.beside.{rows}")
+            if rows > 1:
+                repeated = self._constant((1, 1, rows, beside[3]))
+                stands = self._append("Expand", [stands, repeated], f"{name}.rows.{rows}")
+            self._beside[name, rows] = stands
+        return self._beside[name, rows]
+
+    def _append(self, operator: str, inputs: list[str], output: str) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output))
         return output
 
     def _constant(self, values: Shape) -> str:

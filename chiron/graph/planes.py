@@ -30,6 +30,13 @@ def rows_first(tape: Tape, planes: str, *, name: str = "") -> str:
     return tape.op("Transpose", [planes], name=name, perm=SWAP)
 
 
+def beside(tape: Tape, vector: str) -> str:
+    """Repeat a vector over channels for each row: operators are slow where they repeat few values at a time."""
+    if tape.batch is None:
+        return vector
+    return tape.op("Expand", [vector, tape.ints(tape.batch, *tape.shapes[vector])])
+
+
 def swapped(shape: Shape) -> Shape:
     """Return the shape in the other order."""
     return tuple(shape[axis] for axis in SWAP)

@@ -210,7 +210,7 @@ def _phrased_workspace(node: Node, chain: Sequence[Shape]) -> int:
 
 def _phrased_unfolded(node: Node, chain: Sequence[Shape]) -> int:
     """Count what does not grow with the batch: transformed weights, or what one image unfolds to."""
-    return max(_conv_unfolded(node, chain), conv_winograd.transformed(chain[1], chain[-1][1:]))
+    return max(_conv_unfolded(node, chain), conv_winograd.transformed(chain[1]))
 
 
 def _transposed_unfolded(_: Node, chain: Sequence[Shape]) -> int:

@@ -105,6 +105,10 @@ class Tape:
         """Return an int64 vector."""
         return self._constant(np.array(values, dtype=np.int64))
 
+    def indices(self, values: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+        """Return an int64 tensor."""
+        return self._constant(values)
+
     def _constant(self, array: np.ndarray[Shape, np.dtype[np.generic]]) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:

@@ -8,7 +8,6 @@ TOMS 46 (4), 2020, on points. Which ones lose least to rounding here is in spec/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Array64 = np.ndarray[Any, np.dtype[np.float64]]
+IndexArray = np.ndarray[Any, np.dtype[np.int64]]
 
 STEP = 4  # a tile's outputs along an axis
 _SQRT2 = 2**0.5
@@ -25,25 +25,6 @@ POINTS: Mapping[int, tuple[float, ...]] = {  # of a kernel of so many places; in
     3: (0.0, _SQRT2, -_SQRT2, 1 / _SQRT2, -1 / _SQRT2),
     5: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Axis:
-    """What one axis of an image needs.
-
-    Args:
-        tiles: how many tiles cover the output.
-        places: a tile's inputs, and its products.
-        spread: float64 (places * tiles, size), takes an image to its transformed tiles, B', place in front.
-        kernel: float64 (places, taps), takes a kernel to its transform, G.
-        gather: float64 (out, places * tiles), takes products to outputs, A'.
-    """
-
-    tiles: int
-    places: int
-    spread: Array64
-    kernel: Array64
-    gather: Array64
 
 
 @cache
@@ -60,22 +41,6 @@ def _powers(points: tuple[float, ...], count: int) -> Array64:
     return np.vstack([rows, np.eye(count)[-1]])
 
 
-@cache
-def axis(size: int, out: int, *, taps: int, before: int) -> Axis:
-    """Return the matrices for an axis of `size` places, padded with `before` zeros in front.
-
-    What lies outside the image meets no column of `spread`: padding costs nothing.
-    """
-    inner, kernel, outer = filtering(taps)
-    places, tiles = len(inner), -(-out // STEP)
-    spread = np.zeros((places, tiles, size))
-    gather = np.zeros((out, places, tiles))
-    for tile in range(tiles):
-        first = tile * STEP - before
-        low, high = max(first, 0), min(first + places, size)
-        if low < high:
-            spread[:, tile, low:high] = inner[:, low - first : high - first]
-        end = min((tile + 1) * STEP, out)
-        gather[tile * STEP : end, :, tile] = outer[: end - tile * STEP]
-    flat = (places * tiles, size)
-    return Axis(tiles, places, spread.reshape(flat), kernel, gather.reshape(out, places * tiles))
+def windows(tiles: int, places: int) -> IndexArray:
+    """Return where each tile reads along an axis, int64 (places, tiles): tiles are STEP apart and overlap."""
+    return np.arange(places)[:, None] + STEP * np.arange(tiles)

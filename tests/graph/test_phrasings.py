@@ -18,7 +18,7 @@ from chiron.graph.layout import settle
 from chiron.graph.phrasing import Phrasing, Sizes, choose
 from chiron.graph.planes import SWAP
 from chiron.graph.runtime import open_session
-from chiron.graph.winograd import POINTS, axis
+from chiron.graph.winograd import POINTS, STEP, filtering, windows
 
 if TYPE_CHECKING:
     from chiron.graph import AdmittedGraph
@@ -186,34 +186,29 @@ def test_settling_changes_no_value() -> None:
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("taps", "size", "before", "after"), [*product([3, 5], [7, 8, 13], [0, 2], [0, 1])])
-def test_filtering_is_correlation(taps: int, size: int, before: int, after: int) -> None:
+@pytest.mark.parametrize(("taps", "tiles"), [*product(sorted(POINTS), [1, 2, 5])])
+def test_filtering_is_correlation(taps: int, tiles: int) -> None:
     random = np.random.default_rng(0)
-    signal, kernel = random.normal(size=size), random.normal(size=taps)
-    out = size + before + after - taps + 1
-    line = axis(size, out, taps=taps, before=before)
-    products = (line.spread @ signal).reshape(line.places, line.tiles) * (line.kernel @ kernel)[:, None]
-    wanted = np.correlate(np.pad(signal, (before, after)), kernel, "valid")
-    np.testing.assert_allclose(line.gather @ products.ravel(), wanted, rtol=1e-10, atol=1e-12)
+    signal, kernel = random.normal(size=STEP * tiles + taps - 1), random.normal(size=taps)
+    inner, outer, gather = filtering(taps)
+    products = (inner @ signal[windows(tiles, len(inner))]) * (outer @ kernel)[:, None]
+    wanted = np.correlate(signal, kernel, "valid")
+    np.testing.assert_allclose((gather @ products).T.ravel(), wanted, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("taps", sorted(POINTS))
 def test_filtering_in_float32_loses_little(taps: int) -> None:
     """Against float64 sums over 64 channels, relative to the largest result."""
     random = np.random.default_rng(0)
-    line = axis(16, 16, taps=taps, before=taps // 2)
-    spread, kernel, gather = (a.astype(np.float32) for a in (line.spread, line.kernel, line.gather))
-    x = np.maximum(random.normal(size=(64, 16, 16)), 0).astype(np.float32)
+    inner, outer, gather = (matrix.astype(np.float32) for matrix in filtering(taps))
+    x = np.maximum(random.normal(size=(64, 15 + taps, 15 + taps)), 0).astype(np.float32)
     w = random.normal(size=(8, 64, taps, taps)).astype(np.float32)
-    tiles = (spread @ x @ spread.T).reshape(64, line.places, 4, line.places, 4)
-    kernels = kernel @ w @ kernel.T
-    products = np.einsum("kcab,catbs->katbs", kernels, tiles, dtype=np.float32).reshape(
-        8, 4 * line.places, -1
-    )
-    found = gather @ products @ gather.T
-    padded = np.pad(x.astype(np.float64), ((0, 0), *((taps // 2,) * 2,) * 2))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (taps, taps), axis=(1, 2))
-    wanted = np.einsum("kcij,chwij->khw", w.astype(np.float64), windows)
+    at = windows(4, len(inner))
+    tiles = np.einsum("ap,cpiqj,bq->cabij", inner, x[:, at[:, :, None, None], at], inner, optimize=True)
+    products = np.einsum("kcab,cabij->kabij", outer @ w @ outer.T, tiles, dtype=np.float32)
+    found = np.einsum("ra,kabij,sb->kirjs", gather, products, gather, optimize=True).reshape(8, 16, 16)
+    seen = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), (taps, taps), axis=(1, 2))
+    wanted = np.einsum("kcij,chwij->khw", w.astype(np.float64), seen)
     assert np.abs(found - wanted).max() <= {3: 3e-6, 5: 1e-5}[taps] * np.abs(wanted).max()
 
 
