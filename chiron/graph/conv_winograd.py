@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chiron.graph.planes import beside, places_first, rows_first
-from chiron.graph.winograd import POINTS, STEP, filtering, windows
+from chiron.graph.winograd import POINTS, STEP, filtering, turned, windows
 
 if TYPE_CHECKING:
     from chiron.graph.admitted import Float32Array, Node, Shape
@@ -31,8 +31,11 @@ def forward(tape: Tape, node: Node) -> None:
     filters = _Filters(tuple(taps), tape.shapes[node.output][2:], (top, left))
     tiles = filters.spread(tape, places_first(tape, image), size=tape.shapes[image][2:])
     tiles = tape.op("Reshape", [tiles, tape.ints(filters.products, -1, ins)], name=_tiles(node))
-    kernels = tape.op("Transpose", [filters.kernels(tape, weights)], perm=(0, 2, 1))
-    result = filters.gather(tape, tape.op("MatMul", [tiles, kernels]), channels=outs)
+    flat = tape.reshape(weights, (outs * ins, math.prod(taps)))
+    kernels = tape.op("Gemm", [_constant(tape, filters.kernel), flat], transB=1)
+    kernels = tape.op("Reshape", [kernels, tape.ints(filters.products, outs, ins)], name=_kernels(node))
+    products = tape.op("MatMul", [tiles, tape.op("Transpose", [kernels], perm=(0, 2, 1))])
+    result = filters.gather(tape, products, channels=outs)
     for bias in node.inputs[2:]:
         result = tape.op("Add", [result, beside(tape, bias)])
     rows_first(tape, result, name=node.output)
@@ -51,9 +54,9 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
         tape.give(weights, _weight_gradient(tape, node, planes))
     if tape.wants(image):
         before = tuple(taps[i] - 1 - node.integers("pads")[i] for i in (0, 1))
-        filters = _Filters(tuple(taps), size, before)
+        filters = _Filters(tuple(taps), size, before, turned=True)
         tiles = tape.reshape(filters.spread(tape, planes, size=out), (filters.products, -1, outs))
-        products = tape.op("MatMul", [tiles, filters.kernels(tape, weights, turned=True)])
+        products = tape.op("MatMul", [tiles, _kernels(node)])
         tape.give(image, rows_first(tape, filters.gather(tape, products, channels=ins)))
 
 
@@ -83,11 +86,16 @@ def _places(taps: int, out: int) -> int:
 
 
 def _weight_gradient(tape: Tape, node: Node, planes: str) -> str:
-    """Multiply, for each place, (out, tiles) by (tiles, in), and take the sums back to the kernel."""
+    """Multiply, for each place, (out, tiles) by (tiles, in), and take the sums back to the kernel.
+
+    The transpose is kept apart from its product: ONNX Runtime runs what it fuses after all else, and until
+    then every layer's tiles would wait.
+    """
     outs, ins, *taps = tape.shapes[node.inputs[1]]
     filters = _Filters(tuple(taps), tape.shapes[node.output][2:], (0, 0))
-    spread = tape.reshape(filters.gather_back(tape, planes), (filters.products, -1, outs))
-    each = tape.op("MatMul", [tape.op("Transpose", [spread], perm=(0, 2, 1)), _tiles(node)])
+    spread = tape.reshape(filters.gather_back(tape, planes), (*filters.places, -1, outs))
+    spread = tape.op("Transpose", [spread], perm=(0, 1, 3, 2))
+    each = tape.op("MatMul", [tape.reshape(spread, (filters.products, outs, -1)), _tiles(node)])
     flat = tape.reshape(each, (filters.products, outs * ins))
     summed = tape.op("Gemm", [flat, _constant(tape, filters.kernel)], transA=1)
     return tape.reshape(summed, (outs, ins, *taps))
@@ -95,11 +103,19 @@ def _weight_gradient(tape: Tape, node: Node, planes: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Filters:
-    """The transforms for a kernel of `taps`, outputs of size `out`, and `before` zeros in front; both axes."""
+    """The transforms for both axes.
+
+    Args:
+        taps: the kernel's height and width.
+        out: the outputs' height and width.
+        before: zeros in front of the image, along height and width.
+        turned: whether the kernel is turned by half.
+    """
 
     taps: Shape
     out: Shape
     before: Shape
+    turned: bool = False
 
     @property
     def tiles(self) -> Shape:
@@ -119,13 +135,17 @@ class _Filters:
         (_, high, _), (_, wide, _) = map(filtering, self.taps)
         return np.asarray(np.kron(high, wide), dtype=np.float64)
 
-    def kernels(self, tape: Tape, weights: str, *, turned: bool = False) -> str:
-        """Return the transformed weights, or those of the kernel turned by half: (products, out, in)."""
-        outs, ins, high, wide = tape.shapes[weights]
-        flat = tape.reshape(weights, (outs * ins, high * wide))
-        kernel = self.kernel[:, ::-1] if turned else self.kernel
-        made = tape.op("Gemm", [_constant(tape, kernel), flat], transB=1)
-        return tape.reshape(made, (self.products, outs, ins))
+    @property
+    def inner(self) -> tuple[Array64, Array64]:
+        """B' along height and width: float64 (places, places) each."""
+        high, wide = ((turned if self.turned else filtering)(taps)[0] for taps in self.taps)
+        return high, wide
+
+    @property
+    def outer(self) -> tuple[Array64, Array64]:
+        """A' along height and width: float64 (STEP, places) each."""
+        high, wide = ((turned if self.turned else filtering)(taps)[-1] for taps in self.taps)
+        return high, wide
 
     def spread(self, tape: Tape, planes: str, *, size: Shape) -> str:
         """Return the transformed tiles of planes of this size: (place, place, all that lies there)."""
@@ -138,13 +158,11 @@ class _Filters:
         places = rows[:, None, :, None] * wide + columns[None, :, None, :]
         flat = tape.reshape(planes, (high * wide, -1))
         seen = tape.op("Gather", [flat, tape.indices(places)], axis=0)
-        (first, _, _), (second, _, _) = map(filtering, self.taps)
-        return self._both(tape, seen, first, second)
+        return self._both(tape, seen, *self.inner)
 
     def gather(self, tape: Tape, products: str, *, channels: int) -> str:
         """Return planes of the outputs, channels last."""
-        (_, _, first), (_, _, second) = map(filtering, self.taps)
-        tiles = self._both(tape, products, first, second)
+        tiles = self._both(tape, products, *self.outer)
         apart = tape.reshape(tiles, (STEP, STEP, *self.tiles, -1))
         joined = tape.op("Transpose", [apart], perm=(2, 0, 3, 1, 4))
         full = [STEP * count for count in self.tiles]
@@ -159,9 +177,9 @@ class _Filters:
         if any(missing):
             planes = tape.op("Pad", [planes, tape.ints(0, 0, 0, 0, *missing, 0, 0), tape.scalar(0.0)])
         apart = tape.reshape(planes, (self.tiles[0], STEP, self.tiles[1], STEP, -1))
-        turned = tape.op("Transpose", [apart], perm=(1, 3, 0, 2, 4))
-        (_, _, first), (_, _, second) = map(filtering, self.taps)
-        return self._both(tape, turned, first.T, second.T)
+        joined = tape.op("Transpose", [apart], perm=(1, 3, 0, 2, 4))
+        first, second = self.outer
+        return self._both(tape, joined, first.T, second.T)
 
     @staticmethod
     def _both(tape: Tape, values: str, first: Array64, second: Array64) -> str:
@@ -178,3 +196,7 @@ def _constant(tape: Tape, values: Array64) -> str:
 
 def _tiles(node: Node) -> str:
     return f"{node.output}.tiles"
+
+
+def _kernels(node: Node) -> str:
+    return f"{node.output}.kernels"

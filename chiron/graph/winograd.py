@@ -35,6 +35,24 @@ def filtering(taps: int) -> tuple[Array64, Array64, Array64]:
     return inner, _powers(points, taps), _powers(points, STEP).T
 
 
+@cache
+def turned(taps: int) -> tuple[Array64, Array64]:
+    """Return B' and A' that filter with the kernel turned by half, given the G of the kernel as it stands.
+
+    Turning reverses a polynomial's coefficients: its value at p is p^(taps - 1) times the old one at 1/p, and
+    with every point here stands its inverse, as infinity does with 0.
+    """
+    inner, _, gather = filtering(taps)
+    points = POINTS[taps]
+    inverse = [_place(points, 1 / point) if point else len(points) for point in points] + [_place(points, 0.0)]
+    factors = np.array([point ** (taps - 1) if point else 1.0 for point in points] + [1.0])
+    return (factors[:, None] * inner)[inverse], gather[:, inverse]
+
+
+def _place(points: tuple[float, ...], value: float) -> int:
+    return int(np.argmin(np.abs(np.array(points) - value)))
+
+
 def _powers(points: tuple[float, ...], count: int) -> Array64:
     """Return each point's powers 0 to count - 1, a row each; infinity's is the highest power alone."""
     rows = np.vander(np.array(points), count, increasing=True)
