@@ -1,7 +1,7 @@
 """Convolution by minimal filtering: transformed tiles, one matrix product a place, gathered again.
 
-For a kernel of 3 by 3, 36 products stand where a tile of 16 outputs has 144; for 5 by 5, 64 for 400. Tiles lie
-(place, place, tile, tile, row, channel): each transform is one small matrix against long rows, and each
+For a kernel of 3 by 3, 36 products stand where a tile of 16 outputs has 144; for 5 by 5, 64 for 400. Tiles
+lie (place, place, tile, tile, row, channel): each transform is one small matrix against long rows, and each
 product has all tiles of all rows. The backward pass is such a convolution of the gradient with the kernel
 turned by half; the weights' gradient takes the transpose of each step.
 """

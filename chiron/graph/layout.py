@@ -67,8 +67,8 @@ class _Settler:
 
     `_stands` says which tensor stands for a name, and whether it is the name's transpose; a name that is not
     there stands for itself. `_turned` knows the transpose of a tensor where it is written. `_planes` names
-    what lies places first: where both ways need as many transposes, that one is taken. `_beside` knows vectors,
-    repeated for so many rows.
+    what lies places first: where both ways need as many transposes, that one is taken. `_beside` knows
+    vectors, repeated for so many rows.
     """
 
     shapes: Mapping[str, Shape]

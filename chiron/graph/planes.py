@@ -31,7 +31,7 @@ def rows_first(tape: Tape, planes: str, *, name: str = "") -> str:
 
 
 def beside(tape: Tape, vector: str) -> str:
-    """Repeat a vector over channels for each row: operators are slow where they repeat few values at a time."""
+    """Repeat a vector over channels for each row: operators repeat few values at a time slowly."""
     if tape.batch is None:
         return vector
     return tape.op("Expand", [vector, tape.ints(tape.batch, *tape.shapes[vector])])

@@ -34,6 +34,9 @@ def open_session(model: bytes, *, threads: int) -> ort.InferenceSession:
     options.log_severity_level = FATAL_ONLY
     options.use_deterministic_compute = True
     options.enable_mem_pattern = False  # one block for a whole step would lie beside the first step's pieces
+    options.enable_mem_reuse = (
+        False  # else what a later tensor will reuse is held until then; the arena reuses
+    )
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # as the nodes stand: frees tensors soonest
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
