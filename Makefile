@@ -81,7 +81,7 @@ coq: ## check the unwinding theorem (needs coqc: apt-get install coq)
 bench-sandbox: $(STAMP) ## time the sandbox: host calls, fresh instances, bulk data, the kernel
 	$(BIN)/python -m benchmarks.sandbox
 
-bench-engines: $(STAMP) $(ORT_STAMP) ## time both engines, by turns, on three networks (two minutes)
+bench-engines: $(STAMP) $(ORT_STAMP) ## time both engines, by turns, on five networks, and their memory (three minutes)
 	$(BIN)/python -m benchmarks.engines $(ORT_BIN)/python
 
 TORCH := .torchenv
