@@ -12,7 +12,7 @@ ORT_LOCK := requirements-ort-training.lock
 ORT_TRAINING := onnxruntime-training-cpu==1.19.2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-ort-training test-torch bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-train bench-phrasings bench-component bench-cifar random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
+.PHONY: help demo test test-ort-training test-torch bench-engines lint types imports tests long prove relock mutants coq bench-sandbox bench-train bench-accuracy bench-build bench-phrasings bench-component bench-cifar random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -81,7 +81,7 @@ coq: ## check the unwinding theorem (needs coqc: apt-get install coq)
 bench-sandbox: $(STAMP) ## time the sandbox: host calls, fresh instances, bulk data, the kernel
 	$(BIN)/python -m benchmarks.sandbox
 
-bench-engines: $(STAMP) $(ORT_STAMP) ## time both engines, by turns, on three networks (two minutes)
+bench-engines: $(STAMP) $(ORT_STAMP) ## time both engines, by turns, on five networks, and their memory (three minutes)
 	$(BIN)/python -m benchmarks.engines $(ORT_BIN)/python
 
 TORCH := .torchenv
@@ -96,6 +96,12 @@ test-torch: $(STAMP) $(TORCH)/.installed ## hold gradients against PyTorch's aut
 
 bench-train: $(STAMP) $(TORCH)/.installed ## train and infer against PyTorch, which gets an environment of its own
 	$(BIN)/python -m benchmarks.training --torch $(TORCH)/bin/python $(BENCH)
+
+bench-accuracy: $(STAMP) $(TORCH)/.installed ## accuracy on Fashion-MNIST against PyTorch, 3 seeds: DATA=DIR has its files
+	$(BIN)/python -m benchmarks.training.accuracy --torch $(TORCH)/bin/python --data "$(or $(DATA),$(FASHION))" $(BENCH)
+
+bench-build: $(STAMP) ## time admission and gradient graphs of known networks (a minute)
+	$(BIN)/python -m benchmarks.training.build
 
 bench-phrasings: $(STAMP) ## time every phrasing of a convolution, layer by layer
 	$(BIN)/python -m benchmarks.training.phrasings

@@ -20,10 +20,10 @@ EPSILON = 1e-5
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         self.nodes: list[NodeProto] = []
         self.tensors: list[TensorProto] = []
-        self._random = np.random.default_rng(0)
+        self._random = np.random.default_rng(seed)
 
     def weights(self, *shape: int) -> str:
         """Add weights as He et al. draw them (ICCV 2015)."""
@@ -76,9 +76,9 @@ class _Writer:
         return self.op("BatchNormalization", head, scale, bias, *moments, epsilon=EPSILON, training_mode=1)
 
 
-def encoded(net: Net) -> bytes:
-    """Return the network as the bytes of an ONNX model."""
-    writer = _Writer()
+def encoded(net: Net, *, seed: int = 0) -> bytes:
+    """Return the network as the bytes of an ONNX model, its weights drawn from the seed."""
+    writer = _Writer(seed)
     writer.layers(net.layers, "x")
     writer.nodes[-1].output[0] = "logits"
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *net.shape])
