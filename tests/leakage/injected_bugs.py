@@ -383,7 +383,7 @@ BUGS: Final = (
         "ERR-4", "chiron/graph/tensors.py",
         'f"{name} holds NaN or infinity: check how the guest draws it"',
         'f"{name} holds {array}: check how the guest draws it"',
-        "tests/graph/test_admission_rules.py::test_a_refusal_holds_no_value_of_a_tensor",
+        "tests/graph/test_admission_bytes.py::test_a_refusal_holds_no_value_of_a_tensor",
     ),
     Bug(
         "a dying thread tells its error's text",
