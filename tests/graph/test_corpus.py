@@ -8,20 +8,14 @@ import hashlib
 import numpy as np
 import pytest
 from corpus import FOLDER, SUFFIX, load, names
+from corpus_marks import marked
 from onnx import ModelProto, TensorProto, checker
 
 from chiron.graph.runtime import open_session
 
 MOST_BYTES = 3_000_000
 BATCH = 3  # what the fixed batches have
-HEAVY = ("alexnet", "convnext", "densenet121", "resnet50", "vgg16")
 TOKENS = 500  # the smallest vocabulary
-
-
-def marked() -> list[object]:
-    return [
-        pytest.param(each, marks=pytest.mark.long) if each.startswith(HEAVY) else each for each in names()
-    ]
 
 
 def test_the_files_are_those_of_the_list() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from corpus import load, names
+from corpus_marks import marked
 from onnx import ModelProto, TensorProto
 
 from chiron.graph import (
@@ -20,7 +21,6 @@ from chiron.graph import (
 from chiron.graph.runtime import open_session
 
 LIMITS = GraphLimits(max_bytes=1 << 30, max_parameters=1 << 27, max_activation_bytes=1 << 36, max_batch=4)
-HEAVY = ("alexnet", "convnext", "densenet121", "resnet50", "vgg16")
 BATCH = 3
 REFUSED = {
     "attention.keras": Rule.OPERATOR,  # Einsum
@@ -63,12 +63,6 @@ def some_rows(spec: TensorSpec, *, integers: bool) -> np.ndarray[tuple[int, ...]
 def near(name: str) -> float:
     """Return the difference that float32 makes: under random weights it grows from layer to layer."""
     return 1e-2 if name.startswith("mobilenet_v3") else 1e-4
-
-
-def marked() -> list[object]:
-    return [
-        pytest.param(each, marks=pytest.mark.long) if each.startswith(HEAVY) else each for each in names()
-    ]
 
 
 def trains(graph: AdmittedGraph, spec: TensorSpec, *, integers: bool) -> None:

@@ -182,7 +182,11 @@ BUGS = {
 
 
 @pytest.mark.parametrize(
-    "bug", [pytest.param(bug, marks=() if "encrypted" in bug else pytest.mark.long) for bug in sorted(BUGS)]
+    "bug",
+    [
+        pytest.param(bug, marks=pytest.mark.long if "encrypted" in bug else pytest.mark.nightly)
+        for bug in sorted(BUGS)
+    ],
 )
 def test_the_search_finds_the_canary_that_an_injected_bug_lets_out(
     bug: str, tmp_path: Path, built_guest: Path

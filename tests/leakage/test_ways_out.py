@@ -17,6 +17,7 @@ from watched_jobs import Case, Observation, observe_all
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.alone  # seven jobs at once keep slots of 50 ms
 GOOD, FAILED, STOPPED = "sealed", "failed", "stopped"
 CASES = {
     "good": Case(),

@@ -167,6 +167,7 @@ def test_each_path_does_what_the_kernel_does_over_the_finite_projection(place: W
     assert disagreements(place) == []
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("operator", ["__mod__", "__lt__", "__gt__", "__add__"])
 def test_a_wrong_symbolic_operator_is_noticed(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = getattr(symbolic.Number, operator)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from chiron.policy.types import Content, Policy
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.nightly
 
 POLICY = load_policy()
 TRAIN = POLICY.phases["Train"]

@@ -111,9 +111,9 @@ def losses(network: Network, header: Header, dataset: Dataset, *, steps: int) ->
 CASES = [
     ("MLP", TABLE, 600, 1),
     ("LeNet", SMALL_IMAGE, 1000, 1),
-    ("VGG-9", LARGE_IMAGE, 600, 1),
-    ("ResNet-20", LARGE_IMAGE, 6000, 1),
-    ("VGG-9", LARGE_IMAGE, 6000, 9),  # as many rows, but most are of one target
+    pytest.param("VGG-9", LARGE_IMAGE, 600, 1, marks=pytest.mark.nightly),
+    pytest.param("ResNet-20", LARGE_IMAGE, 6000, 1, marks=pytest.mark.nightly),
+    pytest.param("VGG-9", LARGE_IMAGE, 6000, 9, marks=pytest.mark.nightly),  # most are of one target
 ]
 
 

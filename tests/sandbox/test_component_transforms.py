@@ -102,7 +102,7 @@ def scores_of(count: int) -> Float32Array:
     return np.asarray(raw / raw.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_c_and_python_keep_and_emit_the_same_bytes(in_c: Loaded, in_python: Loaded) -> None:
     assert in_python.info.exports == {"configure", "create", *EXPORTS}
     left, right = notes_of(in_c), notes_of(in_python)
@@ -114,7 +114,7 @@ def test_c_and_python_keep_and_emit_the_same_bytes(in_c: Loaded, in_python: Load
     assert declared[0].state == declared[1].state
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("export", "phase", "rows"),
     [
@@ -139,7 +139,7 @@ def test_c_and_python_give_the_same_rows(
     assert given[0] != rows.tobytes()
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_a_python_guest_transforms_in_a_process_and_is_ended_on_time(compiled: CompiledGuest) -> None:
     rows, state = rows_of(5), replace(monitor_in("Train").state)
     with load_guest(WITH_COMPONENTS, compiled) as loaded:
