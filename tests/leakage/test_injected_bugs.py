@@ -28,6 +28,7 @@ def test_there_are_at_least_thirty_and_no_two_alike() -> None:
     assert len({(bug.file, bug.old) for bug in BUGS}) == len(BUGS)
 
 
+@pytest.mark.long
 def test_a_bug_is_found_and_one_that_no_test_finds_survives(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
