@@ -33,13 +33,15 @@ def between(target: Address, *, outward: Alter = as_it_is, inward: Alter = as_it
         ends: list[socket.socket] = []
         acceptor = threading.Thread(target=_accept, args=(listener, target, (outward, inward), threads, ends))
         acceptor.start()
-        yield listener.getsockname()
-        listener.shutdown(socket.SHUT_RDWR)
-        acceptor.join()
-        for thread in threads:
-            thread.join()
-        for end in ends:
-            end.close()
+        try:
+            yield listener.getsockname()
+        finally:  # also where the block raises: a thread that still accepts keeps pytest from ending
+            listener.shutdown(socket.SHUT_RDWR)
+            acceptor.join()
+            for thread in threads:
+                thread.join()
+            for end in ends:
+                end.close()
 
 
 def _accept(
