@@ -15,11 +15,13 @@ from chiron.graph.winograd import POINTS, STEP
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from chiron.graph.admitted import Node, Shape
+    from chiron.graph.admitted import AdmittedGraph, Node, Shape
 
 FEW_CHANNELS = 4  # products over one place of the kernel would be too narrow
 MANY_CHANNELS = 8  # from here on products over channels are worth their transforms
 WORTH = 2  # a layer alone breaks even at 1; between others that lie places first, it saves transposes
+NARROW = 16  # channels over which constant weights gain nothing by filtering
+MOST = 0.75
 FEW_PLACES = 9  # of a kernel: each costs a product and a pass over the image
 
 
@@ -76,6 +78,17 @@ def choose(sizes: Sizes) -> Phrasing:
     if even and all(size in POINTS for size in sizes.kernel):
         return Phrasing.WINOGRAD if _filtered(sizes) < WORTH * _direct(sizes) else Phrasing.DIRECT
     return Phrasing.TAPS if math.prod(sizes.kernel) <= FEW_PLACES else Phrasing.DIRECT
+
+
+def mostly_filtered(graph: AdmittedGraph) -> bool:
+    """Tell whether most of a network's convolution is minimal filtering of many channels.
+
+    Only then is a network served faster so: its weights are constant, and with those Conv is fast as it is.
+    """
+    shapes = graph.shapes(1)
+    convolutions = [Sizes.of(node, shapes, wants=True) for node in graph.nodes if node.operator == "Conv"]
+    filtered = [s for s in convolutions if choose(s) is Phrasing.WINOGRAD and min(s.ins, s.outs) > NARROW]
+    return sum(map(_direct, filtered)) > MOST * sum(map(_direct, convolutions))
 
 
 def _direct(sizes: Sizes) -> int:

@@ -10,11 +10,14 @@ from onnx import helper, numpy_helper
 
 from chiron.graph.admitted import INPUT, LOGITS, AdmittedGraph, Float32Array
 from chiron.graph.errors import GraphError
+from chiron.graph.folding import fold_normalization
 from chiron.graph.primitives import PRIMITIVES
 from chiron.graph.tape import Tape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from chiron.graph.admitted import Node
 
 OUTPUT_OPSET, IR_VERSION = 17, 8
 
@@ -49,7 +52,14 @@ def value_info(
 
 
 def tape_of(
-    graph: AdmittedGraph, *, batch: int | None, training: bool, drops: bool = True, phrased: bool = False
+    graph: AdmittedGraph,
+    *,
+    batch: int | None,
+    training: bool,
+    drops: bool = True,
+    phrased: bool = False,
+    nodes: Sequence[Node] = (),
+    fixed: Mapping[str, Float32Array] | None = None,
 ) -> Tape:
     """Write the network's own nodes to a new tape.
 
@@ -58,17 +68,21 @@ def tape_of(
         batch: rows, or None for any number of them.
         training: whether layers act as in training.
         drops: whether dropout does, too.
-        phrased: whether convolutions and pools are written as their gradient rules want them.
+        phrased: whether convolutions and pools are written as is fastest for many rows.
+        nodes: other nodes to write in place of the network's.
+        fixed: values to write into the model, by the names that nodes read.
     """
     wanted = {parameter.name for parameter in graph.trained}
     for node in graph.nodes:
         if PRIMITIVES[node.operator].differentiable and wanted.intersection(node.inputs):
             wanted.add(node.output)
-    tape = Tape(graph.shapes(batch or 1), wanted=frozenset(wanted), batch=batch, training=training)
+    shapes = graph.shapes(batch or 1) | {name: array.shape for name, array in (fixed or {}).items()}
+    tape = Tape(shapes, wanted=frozenset(wanted), batch=batch, training=training)
     tape.drops = training and drops
     tape.phrased = phrased
     tape.tensors.extend(numpy_helper.from_array(array, name) for name, array in graph.constants.items())
-    for node in graph.nodes:
+    tape.tensors.extend(numpy_helper.from_array(array, name) for name, array in (fixed or {}).items())
+    for node in nodes or graph.nodes:
         PRIMITIVES[node.operator].write(tape, node)
     return tape
 
@@ -85,11 +99,14 @@ def inference_model(graph: AdmittedGraph, parameters: Float32Array, *, batch: in
         GraphError: the parameters are of another size or dtype.
     """
     tape = inference_tape(graph, parameters, batch=batch)
-    return finished(tape, graph, output=LOGITS)
+    encoded: bytes = finished(tape, graph, output=LOGITS).SerializeToString()
+    return encoded
 
 
-def inference_tape(graph: AdmittedGraph, parameters: Float32Array, *, batch: int | None) -> Tape:
-    """Return the network as it is served, its parameters inside.
+def inference_tape(
+    graph: AdmittedGraph, parameters: Float32Array, *, batch: int | None, phrased: bool = False
+) -> Tape:
+    """Return the network as it is served, its parameters inside, normalisation folded into convolutions.
 
     Raises:
         GraphError: the parameters are of another size or dtype.
@@ -99,17 +116,14 @@ def inference_tape(graph: AdmittedGraph, parameters: Float32Array, *, batch: int
             f"the network takes {graph.parameter_count} float32 parameters,"
             f" not {parameters.dtype} of shape {parameters.shape}"
         )
-    tape = tape_of(graph, batch=batch, training=False)
-    for parameter in graph.parameters:
-        values = parameters[parameter.span].reshape(parameter.shape)
-        tape.tensors.append(numpy_helper.from_array(values, parameter.name))
-    return tape
+    values = {p.name: parameters[p.span].reshape(p.shape) for p in graph.parameters}
+    nodes, fixed = fold_normalization(graph, values)
+    return tape_of(graph, batch=batch, training=False, phrased=phrased, nodes=nodes, fixed=fixed)
 
 
-def finished(tape: Tape, graph: AdmittedGraph, *, output: str) -> bytes:
-    """Return a tape as the bytes of a model with input `x` and one output (n, classes)."""
+def finished(tape: Tape, graph: AdmittedGraph, *, output: str) -> onnx.ModelProto:
+    """Return a tape as a model with input `x` and one output (n, classes)."""
     rows = "n" if tape.batch is None else tape.batch
     inputs = [value_info(INPUT, (rows, *graph.spec.input_shape))]
     outputs = [value_info(output, (rows, graph.spec.classes))]
-    encoded: bytes = make_model(tape.nodes, inputs, outputs, tensors=tape.tensors).SerializeToString()
-    return encoded
+    return make_model(tape.nodes, inputs, outputs, tensors=tape.tensors)
