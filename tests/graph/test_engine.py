@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -32,8 +31,6 @@ from chiron.graph import (
 from chiron.graph.runtime import open_session
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 LIMITS = GraphLimits(max_bytes=1 << 22, max_parameters=1 << 18)
@@ -317,29 +314,3 @@ def test_a_step_that_fails_writes_nothing_to_the_logs(capfd: pytest.CaptureFixtu
 def test_a_model_that_onnx_runtime_refuses_is_this_packages_error() -> None:
     with pytest.raises(GraphError, match="does not load"):
         open_session(b"no model", threads=1)
-
-
-@pytest.mark.parametrize("mode", [0, 1])
-def test_a_served_network_has_its_normalisations_folded_into_its_convolutions(
-    mode: int, tmp_path: Path
-) -> None:
-    net = Network((3, 6, 6), 4)
-    for layer in range(2):
-        ins, outs = (3, 5)[layer], (5, 4)[layer]
-        net.add("Conv", net.tensor(f"k{layer}", outs, ins, 3, 3))
-        others = [net.tensor(f"s{layer}", outs), net.tensor(f"b{layer}", outs), net.tensor(f"m{layer}", outs)]
-        variance = net.values(f"v{layer}", np.linspace(1, 2, outs).astype(np.float32))
-        net.add("BatchNormalization", *others, variance, training_mode=mode)
-        net.add("Relu")
-    net.add("GlobalAveragePool")
-    net.add("Flatten")
-    graph = admit(net.encoded(), TensorSpec(net.shape, 4), limits=LIMITS)
-    ort = importlib.import_module("onnxruntime")  # behind chiron.graph, which switches its telemetry off
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    plain = inference_model(graph, graph.initial, batch=None)
-    assert [node.op_type for node in onnx.load_from_string(plain).graph.node].count("BatchNormalization") == 2
-    ort.InferenceSession(plain, options, providers=["CPUExecutionProvider"])
-    folded = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    assert "BatchNormalization" not in folded
