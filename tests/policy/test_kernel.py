@@ -228,6 +228,21 @@ def test_in_another_phase_a_guest_that_ended_stays_ended_and_what_it_wrote_stays
     assert after == replace(state, ticks_left=state.ticks_left - 1)
 
 
+def test_sinks_are_empty_after_a_phases_end_also_where_the_next_starts_no_new_guest() -> None:
+    policy, state = training(fresh=False)
+    following = policy.phases["Train"].next
+    phases = {**policy.phases, following: replace(policy.phases[following], fresh=False)}
+    after, _, _ = kernel.step(replace(policy, phases=phases), replace(state, ticks_left=1), Tick())
+    assert after.phase == following
+    assert after.sinks == dict.fromkeys(POLICY.sinks, kernel.EMPTY)
+
+
+def test_the_first_phase_is_as_long_as_the_policy_says() -> None:
+    first = replace(POLICY.phases[POLICY.first_phase], ticks=3)
+    policy = replace(POLICY, phases={**POLICY.phases, POLICY.first_phase: first})
+    assert kernel.initial(policy, rows_class=ROWS, spent={}).ticks_left == 3
+
+
 def test_what_a_frame_has_told_is_told_once() -> None:
     policy, state = training(fresh=False, frames=("operator_log",))
     told = []
