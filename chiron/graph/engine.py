@@ -78,8 +78,12 @@ class Mask:
 class SessionEngine:
     """A training graph as a session of ONNX Runtime; parameters and gradients are bound once, not copied."""
 
-    def __init__(self, graph: AdmittedGraph, model: bytes, *, batch: int, threads: int) -> None:
+    def __init__(
+        self, graph: AdmittedGraph, model: bytes, *, batch: int, threads: int, as_written: bool = False
+    ) -> None:
         """Load a training graph of this admitted graph, with the inputs and outputs of `training_model`.
+
+        `as_written` is as `open_session` has it.
 
         Raises:
             GraphError: ONNX Runtime refuses it.
@@ -88,7 +92,7 @@ class SessionEngine:
         self._gradient: Float32Array = np.zeros_like(self._parameters)
         self._shape = (batch, *graph.spec.input_shape)
         self._loss = np.zeros((), dtype=np.float32)
-        self._session = open_session(model, threads=threads)
+        self._session = open_session(model, threads=threads, as_written=as_written)
         self._binding = self._session.io_binding()
         self._bound: list[Any] = []  # ONNX Runtime's views, kept alive
         for parameter in graph.trained:
@@ -157,4 +161,5 @@ class StockEngine(SessionEngine):
         Raises:
             GraphError: ONNX Runtime refuses it.
         """
-        super().__init__(graph, training_model(graph, batch=batch), batch=batch, threads=threads)
+        model = training_model(graph, batch=batch)
+        super().__init__(graph, model, batch=batch, threads=threads, as_written=True)

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 FATAL_ONLY = 4
 
 
-def open_session(model: bytes, *, threads: int) -> ort.InferenceSession:
+def open_session(model: bytes, *, threads: int, as_written: bool = False) -> ort.InferenceSession:
     """Load a model on the CPU.
 
     Args:
         model: an ONNX model of this package's own making.
         threads: threads inside an operator; operators run one after the other.
+        as_written: run the model's nodes in their order, which frees tensors soonest. What ONNX Runtime fuses
+            runs after all that is ready, and what it finds twice is kept from the first to the last use.
 
     Raises:
         GraphError: ONNX Runtime refuses it.
@@ -34,12 +36,15 @@ def open_session(model: bytes, *, threads: int) -> ort.InferenceSession:
     options.log_severity_level = FATAL_ONLY
     options.use_deterministic_compute = True
     options.enable_mem_pattern = False  # one block for a whole step would lie beside the first step's pieces
-    options.enable_mem_reuse = (
-        False  # else what a later tensor will reuse is held until then; the arena reuses
-    )
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # as the nodes stand: frees tensors soonest
+    options.enable_mem_reuse = False  # what a later tensor will take over would be held until then
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    apart = ["CommonSubexpressionElimination"] if as_written else []
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # without fusions
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=apart
+        )
     except Exception as error:  # ONNX Runtime's errors share no public base class
         raise GraphError(f"ONNX Runtime does not load the graph ({type(error).__name__})") from error
 
