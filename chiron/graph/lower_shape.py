@@ -339,6 +339,7 @@ def resize(net: Net, call: Call) -> Tensor:
     tensor = call[0]
     factors, targets = call.value(2), call.value(3)
     shape = tensor.shape
+    need(holds=len(shape) > 0 and 0 not in shape, text="it enlarges no single value, and nothing empty")
     if targets is not None and targets.size:
         wanted = list(dimensions(targets))
         if shape[0] < 0 and call.batch and wanted[0] == call.batch:
@@ -347,11 +348,12 @@ def resize(net: Net, call: Call) -> Tensor:
         ratios = [w / s for w, s in zip(wanted, shape, strict=True)]
     else:
         ratios = [] if factors is None else [float(f) for f in factors.reshape(-1)]
-    whole = len(ratios) == len(shape) and all(r >= 1 and r == int(r) for r in ratios)
-    need(holds=whole and ratios[0] == 1, text="it enlarges by whole factors alone, and not the batch")
+    whole = len(ratios) == len(shape) and all(1 <= r <= MAX_PARTS and r == int(r) for r in ratios)
+    text = f"it enlarges by whole factors up to {MAX_PARTS} alone, and not the batch"
+    need(holds=whole and ratios[0] == 1, text=text)
     for axis, ratio in enumerate(ratios):
         if ratio > 1:
-            need(holds=len(shape) < MAX_RANK and ratio <= MAX_PARTS, text="it enlarges too much")
+            need(holds=len(shape) < MAX_RANK, text=f"it enlarges {MAX_RANK} axes")
             own = tensor.shape
             apart = to_shape(net, tensor, (*own[: axis + 1], 1, *own[axis + 1 :]))
             grown = spread_to(net, apart, (*own[: axis + 1], int(ratio), *own[axis + 1 :]))

@@ -223,6 +223,19 @@ def huge_exponent() -> Hostile:
     return net
 
 
+def enlarged(shape: tuple[int, ...], *factors: float) -> Callable[[], Hostile]:
+    """Return a network that enlarges a constant."""
+
+    def build() -> Hostile:
+        net = Hostile()
+        image = net.values("const.image", np.ones(shape, np.float32))
+        by = net.values("const.by", np.array(factors, np.float32))
+        net.add("Mul", net.node("Resize", [image, "", by], mode="nearest"))
+        return net
+
+    return build
+
+
 KINDS: dict[str, tuple[Callable[[], Hostile], Rule]] = {
     "a constant of terabytes": (constant_bomb, Rule.MEMORY),
     "a constant of negative size": (negative_constant, Rule.SHAPE),
@@ -245,6 +258,10 @@ KINDS: dict[str, tuple[Callable[[], Hostile], Rule]] = {
     "reshaped to rank 9": (layer("Reshape", [-1, *[1] * 7, 6]), Rule.SHAPE),
     "squeezed where there is more": (layer("Squeeze", [1]), Rule.SHAPE),
     "unsqueezed twice": (layer("Unsqueeze", [1, 1]), Rule.SHAPE),
+    "one value enlarged": (enlarged(()), Rule.SHAPE),
+    "nothing enlarged": (enlarged((1, 0, 3), 1, 2, 2), Rule.SHAPE),
+    "enlarged without an end": (enlarged((1, 2, 3), 1, 1, float("inf")), Rule.SHAPE),
+    "enlarged too much": (enlarged((1, 2, 3), 1, 1, 1e9), Rule.SHAPE),
     "cut to nothing": (layer("Slice", [2], [1], [1]), Rule.SHAPE),
     "cut by a step of 0": (layer("Slice", [0], [1], [1], [0]), Rule.SHAPE),
     "taken out of range": (layer("Gather", [1 << 40], axis=1), Rule.SHAPE),
