@@ -1,6 +1,7 @@
 """`python -m benchmarks.training.phrasings`: every phrasing of a convolution, layer by layer, one thread.
 
-What chiron/graph/phrasing.py chooses is marked. Times are of this process alone, the least of many turns.
+What chiron/graph/phrasing.py chooses is marked, and at the end stand the costs that its table would have.
+Times are of this process alone, the least of many turns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from chiron.graph import GraphLimits, StockEngine, TensorSpec, admit, rules_conv
-from chiron.graph.phrasing import Phrasing, Sizes, choose
+from chiron.graph.phrasing import Cost, Phrasing, Sizes, choose, work
+from chiron.graph.planes import SWAP, swapped
+from chiron.graph.runtime import open_session
 
 LIMITS = GraphLimits(max_bytes=1 << 28, max_parameters=1 << 26, max_activation_bytes=1 << 36)
 TURNS = 7
@@ -48,6 +51,11 @@ LAYERS = (
     Layer(128, 16, 32, 32, kernel=1, stride=2),
     Layer(32, 64, 192, 27, kernel=5),
     Layer(32, 192, 384, 13),
+    Layer(64, 8, 8, 32),
+    Layer(64, 8, 16, 56),
+    Layer(8, 64, 64, 56),
+    Layer(8, 64, 128, 112, stride=2),
+    Layer(32, 256, 64, 14, kernel=1),
 )
 
 
@@ -110,14 +118,54 @@ def milliseconds(layer: Layer) -> dict[Phrasing, float]:
     return {phrasing: min(times) for phrasing, times in taken.items()}
 
 
+def sizes_of(layer: Layer) -> Sizes:
+    """Return what the choice reads of a layer."""
+    size, out = (layer.size,) * 2, (-(-layer.size // layer.stride),) * 2
+    kernel, strides = (layer.kernel,) * 2, (layer.stride,) * 2
+    return Sizes(layer.ins, layer.outs, size, out, kernel, strides, (1, 1), 1, not layer.first)
+
+
+def fitted(phrasing: Phrasing, measured: dict[Layer, dict[Phrasing, float]]) -> Cost:
+    """Return the costs, neither below zero, whose relative errors over the layers are least in squares."""
+    rows = [
+        (*(count * layer.rows * 1e-9 / found[phrasing] for count in work(phrasing, sizes_of(layer))), 1.0)
+        for layer, found in measured.items()
+        if phrasing in found
+    ]
+    table = np.array(rows)
+    best, *_ = np.linalg.lstsq(table[:, :2], table[:, 2], rcond=None)
+    for place in (0, 1):
+        if best[place] < 0:
+            column = table[:, 1 - place]
+            best = np.zeros(2)
+            best[1 - place] = (column @ table[:, 2]) / (column @ column)
+    return Cost(round(float(best[0]), 1), round(float(best[1]), 1))
+
+
+def turning() -> float:
+    """Return the picoseconds that a value's transpose takes, forward and backward."""
+    shape = (64, 64, 16, 16)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, swapped(shape))
+    graph = helper.make_graph([helper.make_node("Transpose", ["x"], ["y"], perm=SWAP)], "turn", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = open_session(model.SerializeToString(), threads=1)
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    taken = []
+    for _ in range(TURNS):
+        start = time.thread_time()
+        session.run(None, {"x": values})
+        taken.append(time.thread_time() - start)
+    return 2 * min(taken) / values.size * 1e12
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table, what was chosen (*), and the costs that fit it."""
     print(f"{'layer':40}" + "".join(f"{phrasing.name:>11}" for phrasing in Phrasing))
+    measured = {}
     for layer in LAYERS:
-        size, out = (layer.size,) * 2, (-(-layer.size // layer.stride),) * 2
-        kernel, strides = (layer.kernel,) * 2, (layer.stride,) * 2
-        sizes = Sizes(layer.ins, layer.outs, size, out, kernel, strides, (1, 1), 1, not layer.first)
-        chosen, found = choose(sizes), milliseconds(layer)
+        chosen, found = choose(sizes_of(layer)), milliseconds(layer)
+        measured[layer] = found
         name = f"{layer.rows}x{layer.ins}->{layer.outs}, {layer.size}x{layer.size}"
         name += f", kernel {layer.kernel}, stride {layer.stride}"
         cells = (
@@ -127,6 +175,10 @@ def main() -> None:
             for phrasing in Phrasing
         )
         print(f"{name:40}" + "".join(cells), flush=True)
+    print("costs that fit, for chiron/graph/phrasing.py:")
+    for phrasing in Phrasing:
+        print(f"    Phrasing.{phrasing.name}: {fitted(phrasing, measured)}")
+    print(f"    TURN = {turning():.0f}")
 
 
 if __name__ == "__main__":

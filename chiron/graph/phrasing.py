@@ -1,6 +1,6 @@
 """Chooses how a convolution is phrased: a pure function of its sizes.
 
-`python -m benchmarks.training.phrasings` measures every phrasing anew; spec/adr/0014 has the figures.
+`make bench-phrasings` measures every phrasing anew and prints the costs that fit; spec/adr/0014 has figures.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 FEW_CHANNELS = 4  # products over one place of the kernel would be too narrow
 MANY_CHANNELS = 8  # from here on products over channels are worth their transforms
-WORTH = 2  # a layer alone breaks even at 1; between others that lie places first, it saves transposes
 NARROW = 16  # channels over which constant weights gain nothing by filtering
 MOST = 0.75
-FEW_PLACES = 9  # of a kernel: each costs a product and a pass over the image
 
 
 class Phrasing(Enum):
@@ -66,18 +64,58 @@ class Sizes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Picoseconds of a step, forward and backward: for each multiplication of the forward pass, and value."""
+
+    product: float
+    value: float
+
+
+COSTS: dict[Phrasing, Cost] = {
+    Phrasing.DIRECT: Cost(product=85.6, value=2564.6),
+    Phrasing.PATCHES: Cost(product=121.3, value=3128.0),
+    Phrasing.TAPS: Cost(product=108.1, value=1330.7),
+    Phrasing.WINOGRAD: Cost(product=99.1, value=4335.9),
+}
+TURN = (
+    1244.0  # picoseconds for each value of image and result: DIRECT has them rows first, other layers do not
+)
+
+
 def choose(sizes: Sizes) -> Phrasing:
     """Return the fastest phrasing."""
+    return min(possible(sizes), key=lambda phrasing: cost(phrasing, sizes))
+
+
+def possible(sizes: Sizes) -> list[Phrasing]:
+    """Return the phrasings that can carry a convolution and are worth weighing."""
     if sizes.group != 1:
-        return Phrasing.DIRECT
+        return [Phrasing.DIRECT]
     if not sizes.wants_image and sizes.ins <= FEW_CHANNELS:
-        return Phrasing.PATCHES
+        return [Phrasing.PATCHES]
     if min(sizes.ins, sizes.outs) < MANY_CHANNELS:
-        return Phrasing.DIRECT
-    even = sizes.strides == sizes.dilations == (1, 1)
-    if even and all(size in POINTS for size in sizes.kernel):
-        return Phrasing.WINOGRAD if _filtered(sizes) < WORTH * _direct(sizes) else Phrasing.DIRECT
-    return Phrasing.TAPS if math.prod(sizes.kernel) <= FEW_PLACES else Phrasing.DIRECT
+        return [Phrasing.DIRECT]
+    even = sizes.strides == sizes.dilations == (1, 1) and all(size in POINTS for size in sizes.kernel)
+    return [Phrasing.DIRECT, Phrasing.TAPS, *([Phrasing.WINOGRAD] if even else [])]
+
+
+def cost(phrasing: Phrasing, sizes: Sizes) -> float:
+    """Return the estimated picoseconds of one row, forward and backward, in a network of such layers."""
+    products, values = work(phrasing, sizes)
+    rate = COSTS[phrasing]
+    turned = TURN * (_image(sizes) + _result(sizes)) if phrasing is Phrasing.DIRECT else 0.0
+    return rate.product * products + rate.value * values + turned
+
+
+def work(phrasing: Phrasing, sizes: Sizes) -> tuple[int, int]:
+    """Return the multiplications of one row's forward pass, and the values it moves beside them."""
+    taps = math.prod(sizes.kernel)
+    if phrasing is Phrasing.WINOGRAD:
+        tiles = math.prod((len(POINTS[sizes.kernel[i]]) + 1) * -(-sizes.result[i] // STEP) for i in (0, 1))
+        return tiles * sizes.ins * sizes.outs, tiles * (sizes.ins + sizes.outs)
+    seen = taps * sizes.ins * math.prod(sizes.result)
+    return _direct(sizes), seen + (taps * _result(sizes) if phrasing is Phrasing.TAPS else 0)
 
 
 def mostly_filtered(graph: AdmittedGraph) -> bool:
@@ -96,11 +134,9 @@ def _direct(sizes: Sizes) -> int:
     return math.prod(sizes.kernel) * sizes.ins * sizes.outs * math.prod(sizes.result)
 
 
-def _filtered(sizes: Sizes) -> int:
-    """Count those of minimal filtering: products over channels, and both axes' transforms of each channel."""
-    high, wide = ((len(POINTS[sizes.kernel[i]]) + 1) * -(-sizes.result[i] // STEP) for i in (0, 1))
-    transforms = sum(
-        channels * high * width * (height + wide)
-        for channels, (height, width) in ((sizes.ins, sizes.image), (sizes.outs, sizes.result))
-    )
-    return high * wide * sizes.ins * sizes.outs + transforms
+def _image(sizes: Sizes) -> int:
+    return sizes.ins * math.prod(sizes.image)
+
+
+def _result(sizes: Sizes) -> int:
+    return sizes.outs * math.prod(sizes.result)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from networks import Network
 
 from chiron.graph import GraphLimits, StockEngine, TensorSpec, admit, rules_conv, training_model
+from chiron.graph import phrasing as phrasing_module
 from chiron.graph.gradient import gradient_name
 from chiron.graph.layout import settle
-from chiron.graph.phrasing import Phrasing, Sizes, choose
+from chiron.graph.phrasing import COSTS, Cost, Phrasing, Sizes, choose, cost, possible
 from chiron.graph.planes import SWAP
 from chiron.graph.runtime import open_session
 from chiron.graph.winograd import POINTS, STEP, filtering, windows
@@ -221,14 +222,22 @@ def sizes(
 
 
 def test_the_choice_follows_the_shape() -> None:
-    assert choose(sizes()) is choose(sizes(kernel=5)) is Phrasing.WINOGRAD
-    assert choose(sizes(stride=2)) is choose(sizes(kernel=1)) is Phrasing.TAPS
+    assert choose(sizes()) is choose(sizes(kernel=5)) is choose(sizes(size=224)) is Phrasing.WINOGRAD
+    assert choose(sizes(kernel=1)) is Phrasing.TAPS
     assert choose(sizes(ins=3, kernel=11, stride=4, wants=False)) is Phrasing.PATCHES
     assert choose(sizes(ins=3)) is choose(sizes(group=2)) is choose(sizes(kernel=7)) is Phrasing.DIRECT
 
 
-def test_transforms_that_cost_more_than_they_save_are_not_chosen() -> None:
-    assert choose(sizes(ins=16, outs=16, size=64)) is choose(sizes(size=224)) is Phrasing.DIRECT
+@pytest.mark.parametrize("dear", list(Phrasing))
+def test_the_choice_follows_the_measured_costs(dear: Phrasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [phrasing for phrasing in possible(sizes()) if phrasing is not dear]
+    monkeypatch.setattr(phrasing_module, "COSTS", COSTS | {dear: Cost(1e6, 1e6)})
+    assert choose(sizes()) is min(others, key=lambda phrasing: cost(phrasing, sizes()))
+
+
+def test_only_the_first_layer_of_few_channels_goes_by_patches() -> None:
+    assert Phrasing.PATCHES not in possible(sizes(ins=3)) + possible(sizes(wants=False))
+    assert Phrasing.WINOGRAD not in possible(sizes(stride=2)) + possible(sizes(kernel=7))
 
 
 def test_a_graph_has_a_gradient_for_each_parameter() -> None:
