@@ -68,10 +68,16 @@ def workspace(image: Shape, weights: Shape, result: Shape) -> int:
         weights: (out, in, height, width).
         result: (out, height, width).
     """
+    return 2 * (
+        tiles(image, weights, result) + tiles(result, weights, image)
+    )  # around transforms, and products
+
+
+def tiles(image: Shape, weights: Shape, result: Shape) -> int:
+    """Return how many values a row's transformed tiles have; 0 for a kernel that this does not do."""
     if not all(size in POINTS for size in weights[2:]):
         return 0
-    places = math.prod(_places(weights[2 + i], max(image[1 + i], result[1 + i])) for i in (0, 1))
-    return places * (2 * image[0] + 2 * result[0])  # tiles before and after transforms, and products
+    return image[0] * math.prod(_places(weights[2 + i], max(image[1 + i], result[1 + i])) for i in (0, 1))
 
 
 def transformed(weights: Shape) -> int:

@@ -115,6 +115,7 @@ class Net:
         self._known: dict[tuple[str, Shape, bytes], str] = {}
         self._shapes: dict[str, Shape] = {}
         self._values = 0
+        self._passing_values = 0
         self._fixed_values = 0
         self._taps = 0
 
@@ -205,21 +206,26 @@ class Net:
     def _weigh(self, node: Node, chain: list[Shape]) -> None:
         """Add up what the gradient graph will cost.
 
-        Every tensor and its gradient are counted as if all were kept at once: an upper estimate. Each use of
-        an initializer has a gradient of its own until all are summed.
+        Every tensor and its gradient are counted as if all were kept at once: an upper estimate. What passes
+        with a node is counted for the node that takes most. Each use of an initializer has a gradient of its
+        own until all are summed.
         """
         primitive = PRIMITIVES[node.operator]
         for name, shape in zip(node.inputs, chain, strict=False):
             if name[0] in "pc":
                 self._fixed_values += volume(shape)
-        extra = primitive.workspace(node, chain)
-        values = 2 * volume(chain[-1]) + extra
+        values, passing = (
+            2 * volume(chain[-1]) + primitive.workspace(node, chain),
+            primitive.passing(node, chain),
+        )
         if has_batch(chain[-1]) or any(has_batch(shape) for shape in chain):
-            self._values += values
+            self._values += values - passing
+            self._passing_values = max(self._passing_values, passing)
         else:
             self._fixed_values += values
         self._fixed_values += primitive.unfolded(node, chain)
-        used = VALUE_BYTES * (self._values * self._limits.max_batch + self._fixed_values)
+        row = self._values + self._passing_values
+        used = VALUE_BYTES * (row * self._limits.max_batch + self._fixed_values)
         limit = self._limits.max_activation_bytes
         text = f"up to here, a step of {self._limits.max_batch} rows takes {used} bytes"
         need(

@@ -60,7 +60,8 @@ class Primitive:
         gradient: writes to the tape what the output's gradient (a tensor's name) gives to each operand.
         write: writes the node itself, as ONNX nodes at the one opset of chiron.graph.writer.
         kind: of the output; None where it is that of operand number `like`.
-        workspace: values a row that the gradient keeps at once, besides tensors and their gradients.
+        workspace: values a row that the gradient takes at once, besides tensors and their gradients.
+        passing: how many of them are free before the next node; the rest is kept from forward to backward.
         unfolded: values that a transposed convolution of the gradient unfolds one image to.
     """
 
@@ -70,6 +71,7 @@ class Primitive:
     kind: Kind | None = None
     like: int = 0
     workspace: Callable[[Node, Sequence[Shape]], int] = _nothing
+    passing: Callable[[Node, Sequence[Shape]], int] = _nothing
     unfolded: Callable[[Node, Sequence[Shape]], int] = _nothing
 
     @property
@@ -208,6 +210,13 @@ def _phrased_workspace(node: Node, chain: Sequence[Shape]) -> int:
     return max(by_places, conv_winograd.workspace(chain[0][1:], chain[1], chain[-1][1:]))
 
 
+def _phrased_passing(node: Node, chain: Sequence[Shape]) -> int:
+    """Count what of that is no tile and no column: those of the forward pass serve the weights' gradient."""
+    columns = conv_patches.AT_ONCE * math.prod(chain[-1][2:]) if chain[1][1] <= FEW_CHANNELS else 0
+    kept = max(columns, conv_winograd.tiles(chain[0][1:], chain[1], chain[-1][1:]))
+    return max(0, _phrased_workspace(node, chain) - kept)
+
+
 def _phrased_unfolded(node: Node, chain: Sequence[Shape]) -> int:
     """Count what does not grow with the batch: transformed weights, or what one image unfolds to."""
     return max(_conv_unfolded(node, chain), conv_winograd.transformed(chain[1]))
@@ -287,6 +296,7 @@ PRIMITIVES: Mapping[str, Primitive] = {
         rules_conv.conv,
         rules_conv.write_conv,
         workspace=_phrased_workspace,
+        passing=_phrased_passing,
         unfolded=_phrased_unfolded,
     ),
     "ConvTranspose": Primitive(

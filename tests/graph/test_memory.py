@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -141,13 +141,28 @@ def test_a_prediction_takes_few_rows_at_once_where_each_takes_much(monkeypatch: 
     few, sizes = Predictor(graph, graph.initial, threads=1), []
     run = few._run
 
-    def counted(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def counted(session: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: ANN401
         sizes.append(len(rows))
-        return run(rows)
+        return run(session, rows)
 
     monkeypatch.setattr(few, "_run", counted)
     np.testing.assert_allclose(few.predict(x), wanted, rtol=1e-5)
     assert sizes == [4, 4, 3]
+
+
+def deep_convolutions(layers: int) -> Network:
+    """Return convolutions over many channels, whose tiles pass with each and whose images stay."""
+    net = Network((16, 32, 32), 3)
+    for layer in range(layers):
+        net.add("Conv", net.tensor(f"kernel{layer}", 16, 16, 3, 3, scale=0.1), pads=[1, 1, 1, 1])
+    return classified(net, 16)
+
+
+def test_what_passes_with_a_layer_is_counted_once() -> None:
+    """Each layer keeps its image, its gradient and its tiles, 4.25 images; one takes 7 more for a while."""
+    few, many = least_estimate(deep_convolutions(2)), least_estimate(deep_convolutions(10))
+    image_bytes = 4 * 2 * 16 * 32 * 32
+    assert 4 * 8 * image_bytes <= (many - few) * MIB <= 5 * 8 * image_bytes + 2 * MIB
 
 
 def test_a_row_over_the_size_of_a_part_is_answered_alone(monkeypatch: pytest.MonkeyPatch) -> None:
