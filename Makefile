@@ -151,7 +151,7 @@ capacity: $(STAMP) ## estimate each channel's bits a job from runs (ten minutes,
 slot-timing: $(STAMP) ## what of a guest shows in the times of its slot (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m benchmarks.slot_timing --runs 1000
 
-leak-timing: $(STAMP) ## whether the time of 200,000 answers tells secrets apart (over an hour, on a quiet machine)
+leak-timing: $(STAMP) ## whether the time of 200,000 answers tells secrets apart (twenty minutes, on a quiet machine)
 	$(BIN)/python -m benchmarks.answer_timing --answers 100000
 
 data: ## find Fashion-MNIST, or install Debian's package of it

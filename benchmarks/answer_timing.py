@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,8 +94,18 @@ def request(channel: Channel, number: str) -> float:
     return 1000 * reply.after_s
 
 
-def measure(answers: int, *, grid_ms: int, seed: int = 1, leaky: bool = False) -> dict[str, np.ndarray]:
-    """Return the milliseconds of each answer by class."""
+def measure(
+    answers: int, *, grid_ms: int, seed: int = 1, leaky: bool = False, servers: int = 1
+) -> dict[str, np.ndarray]:
+    """Return the milliseconds of each answer by class, from as many servers at once."""
+    share = partial(_share, -(-answers // servers), grid_ms=grid_ms, leaky=leaky)
+    with ThreadPoolExecutor(servers) as pool:
+        shares = list(pool.map(share, range(seed, seed + servers)))
+    return {name: np.array([ms for part in shares for ms in part[name]][:answers]) for name in CLASSES}
+
+
+def _share(answers: int, seed: int, *, grid_ms: int, leaky: bool) -> dict[str, list[float]]:
+    """Ask one server for so many answers of each class."""
     order = [name for name in CLASSES for _ in range(answers)]
     random.Random(seed).shuffle(order)  # noqa: S311 - an order, no key
     seen: dict[str, list[float]] = {name: [] for name in CLASSES}
@@ -101,7 +114,7 @@ def measure(answers: int, *, grid_ms: int, seed: int = 1, leaky: bool = False) -
         for channel, names in _connections(Path(place), order, options):
             for name in names:
                 seen[name].append(request(channel, CLASSES[name]))
-    return {name: np.array(values) for name, values in seen.items()}
+    return seen
 
 
 def _connections(folder: Path, order: list[str], options: list[str]) -> Iterator[tuple[Channel, list[str]]]:
@@ -129,6 +142,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--answers", type=int, default=100_000, help="of each class")
+    parser.add_argument("--servers", type=int, default=4, help="asked at once: they sleep most of the time")
     parser.add_argument("--grid-ms", type=int, default=20, help="of the policy served under")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the requests")
     parser.add_argument("--leaky", action="store_true", help="without the grid: must be told apart")
@@ -137,12 +151,19 @@ def main() -> None:
     if options.serve:
         serve(options.serve, grid_ms=options.grid_ms, leaky=options.leaky)
         return
-    seen = measure(options.answers, grid_ms=options.grid_ms, seed=options.seed, leaky=options.leaky)
+    seen = measure(
+        options.answers,
+        grid_ms=options.grid_ms,
+        seed=options.seed,
+        leaky=options.leaky,
+        servers=options.servers,
+    )
     quantiles = {
         name: [round(float(q), 3) for q in np.quantile(values, (0.5, 0.9, 0.99))]
         for name, values in seen.items()
     }
     result = {"answers": options.answers, "grid_ms": options.grid_ms, "quantiles_ms": quantiles}
+    result |= {"servers": options.servers, "load": os.getloadavg()[0]}
     print(json.dumps(result | compare(*seen.values()).as_dict()))
 
 
