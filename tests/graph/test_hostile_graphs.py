@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Network, perceptron
 from onnx import TensorProto, helper, numpy_helper
+from refusals import refused
 
 from chiron.graph import (
     AdmissionError,
@@ -148,13 +148,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("kind", sorted(HOSTILE))
-def test_a_hostile_graph_is_refused_with_its_rule_in_under_a_second(kind: str) -> None:
+def test_a_hostile_graph_is_refused_by_its_rule_in_little_time_and_memory(kind: str) -> None:
     change, rule = HOSTILE[kind]
     raw = changed(change)
-    began = time.monotonic()
-    with pytest.raises(AdmissionError) as caught:
-        admitted(raw)
-    assert (caught.value.rule.value, time.monotonic() - began < 1) == (rule, True)
+    assert refused(lambda: admitted(raw)).rule.value == rule
 
 
 @pytest.mark.parametrize(

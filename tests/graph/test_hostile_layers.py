@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from networks import Network
 from onnx import TensorProto, helper
+from refusals import refused
 
-from chiron.graph import AdmissionError, GraphLimits, Rule, TensorSpec, admit
+from chiron.graph import GraphLimits, Rule, TensorSpec, admit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST_BYTES, MOST_SECONDS = 200_000_000, 1
 LIMITS = GraphLimits(max_bytes=1 << 22, max_parameters=1 << 16, max_nodes=200, max_primitives=2000)
 SMALL = (2, 3)
 
@@ -299,18 +297,9 @@ def test_a_hostile_layer_is_refused_by_its_rule_in_little_time_and_memory(kind: 
     build, rule = KINDS[kind]
     net = build()
     raw = net.encoded()
-    tracemalloc.start()
-    try:
-        began = time.process_time()
-        with pytest.raises(AdmissionError) as caught:
-            admit(raw, TensorSpec(net.shape, net.classes), limits=LIMITS)
-        took, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert caught.value.rule is rule
-    assert took < MOST_SECONDS
-    assert peak < MOST_BYTES
-    assert len(str(caught.value)) < 400
+    refusal = refused(lambda: admit(raw, TensorSpec(net.shape, net.classes), limits=LIMITS))
+    assert refusal.rule is rule
+    assert len(str(refusal)) < 400
 
 
 def test_forty_kinds_of_layers_and_more_are_tried() -> None:
