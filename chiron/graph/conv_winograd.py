@@ -61,16 +61,16 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
 
 
 def workspace(image: Shape, weights: Shape, result: Shape) -> int:
-    """Return how many values a row takes besides image and result; 0 for a kernel that this does not do.
+    """Return how many values a row takes besides image and result: around transforms, and products.
+
+    It is 0 for a kernel that this does not do.
 
     Args:
         image: (in, height, width).
         weights: (out, in, height, width).
         result: (out, height, width).
     """
-    return 2 * (
-        tiles(image, weights, result) + tiles(result, weights, image)
-    )  # around transforms, and products
+    return 2 * (tiles(image, weights, result) + tiles(result, weights, image))
 
 
 def tiles(image: Shape, weights: Shape, result: Shape) -> int:
@@ -92,16 +92,11 @@ def _places(taps: int, out: int) -> int:
 
 
 def _weight_gradient(tape: Tape, node: Node, planes: str) -> str:
-    """Multiply, for each place, (out, tiles) by (tiles, in), and take the sums back to the kernel.
-
-    The transpose is kept apart from its product: ONNX Runtime runs what it fuses after all else, and until
-    then every layer's tiles would wait.
-    """
+    """Multiply, for each place, (out, tiles) by (tiles, in), and take the sums back to the kernel."""
     outs, ins, *taps = tape.shapes[node.inputs[1]]
     filters = _Filters(tuple(taps), tape.shapes[node.output][2:], (0, 0))
-    spread = tape.reshape(filters.gather_back(tape, planes), (*filters.places, -1, outs))
-    spread = tape.op("Transpose", [spread], perm=(0, 1, 3, 2))
-    each = tape.op("MatMul", [tape.reshape(spread, (filters.products, outs, -1)), _tiles(node)])
+    spread = tape.reshape(filters.gather_back(tape, planes), (filters.products, -1, outs))
+    each = tape.op("MatMul", [tape.op("Transpose", [spread], perm=(0, 2, 1)), _tiles(node)])
     flat = tape.reshape(each, (filters.products, outs * ins))
     summed = tape.op("Gemm", [flat, _constant(tape, filters.kernel)], transA=1)
     return tape.reshape(summed, (outs, ins, *taps))

@@ -44,9 +44,8 @@ def turned(taps: int) -> tuple[Array64, Array64]:
     """
     inner, _, gather = filtering(taps)
     points = POINTS[taps]
-    inverse = [_place(points, 1 / point) if point else len(points) for point in points] + [
-        _place(points, 0.0)
-    ]
+    inverse = [_place(points, 1 / point) if point else len(points) for point in points]
+    inverse.append(_place(points, 0.0))  # infinity's
     factors = np.array([point ** (taps - 1) if point else 1.0 for point in points] + [1.0])
     return (factors[:, None] * inner)[inverse], gather[:, inverse]
 

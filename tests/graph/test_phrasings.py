@@ -19,7 +19,7 @@ from chiron.graph.layout import settle
 from chiron.graph.phrasing import COSTS, Cost, Phrasing, Sizes, choose, cost, possible
 from chiron.graph.planes import SWAP
 from chiron.graph.runtime import open_session
-from chiron.graph.winograd import POINTS, STEP, filtering, windows
+from chiron.graph.winograd import POINTS, STEP, filtering, turned, windows
 
 if TYPE_CHECKING:
     from chiron.graph import AdmittedGraph
@@ -195,6 +195,16 @@ def test_filtering_is_correlation(taps: int, tiles: int) -> None:
     products = (inner @ signal[windows(tiles, len(inner))]) * (outer @ kernel)[:, None]
     wanted = np.correlate(signal, kernel, "valid")
     np.testing.assert_allclose((gather @ products).T.ravel(), wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("taps", sorted(POINTS))
+def test_inverted_points_filter_with_the_turned_kernel(taps: int) -> None:
+    random = np.random.default_rng(0)
+    signal, kernel = random.normal(size=STEP + taps - 1), random.normal(size=taps)
+    _, outer, _ = filtering(taps)
+    inner, gather = turned(taps)
+    wanted = np.correlate(signal, kernel[::-1], "valid")
+    np.testing.assert_allclose(gather @ ((inner @ signal) * (outer @ kernel)), wanted, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("taps", sorted(POINTS))
