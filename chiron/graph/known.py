@@ -10,6 +10,7 @@ import numpy as np
 
 from chiron.graph.errors import AdmissionError, Rule
 from chiron.graph.shapes import MAX_RANK, need
+from chiron.graph.tensors import MAX_DIMENSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +20,22 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_KNOWN_VALUES = 1 << 20
 MAX_ALL_KNOWN_VALUES = 1 << 22
+MAX_SYMBOLIC_VALUES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A size that is so many times the batch."""
+    """A size that is so many times the batch.
+
+    Raises:
+        AdmissionError: the count is no size.
+    """
 
     count: int
+
+    def __post_init__(self) -> None:
+        text = f"a size is not 1 to {MAX_DIMENSION} times the batch: export the network with plain shapes"
+        need(holds=1 <= self.count <= MAX_DIMENSION, text=text, rule=Rule.ROWS)
 
     def __mul__(self, other: object) -> Rows:
         if isinstance(other, int | np.integer):
@@ -86,7 +96,8 @@ def sizes(value: Array) -> tuple[int | Rows, ...]:
     """
     need(holds=value.ndim <= 1 and value.size <= 4 * MAX_RANK, text="it is no short list of integers")
     listed = value.reshape(-1).tolist()
-    need(holds=all(isinstance(each, int | Rows) for each in listed), text="it is no list of integers")
+    whole = all(type(each) is int or isinstance(each, Rows) for each in listed)  # a bool is an int in Python
+    need(holds=whole, text="it is no list of integers")
     return tuple(listed)
 
 
@@ -123,12 +134,10 @@ def known_or_none(value: Array | None, shape: Shape) -> Array | None:
 
 
 def _divide(left: Array, right: Array) -> Array:
-    if np.dtype(object) in {left.dtype, right.dtype}:
-        return np.asarray(left // right)
-    if left.dtype.kind == "i":
-        need(holds=bool(np.all(right != 0)), text="it divides by zero")
-        return np.asarray(left // right)  # sizes are positive: rounding towards zero and down agree
-    return np.asarray(left / right)
+    if left.dtype.kind == "f":
+        return np.asarray(left / right)
+    need(holds=bool(np.all(right != 0)), text="it divides by zero")
+    return np.asarray(left // right)  # sizes are positive: rounding towards zero and down agree
 
 
 def _modulo(left: Array, right: Array) -> Array:
@@ -142,6 +151,7 @@ def _gather(values: Array, places: Array, axis: int) -> Array:
     size = values.shape[axis] if values.ndim else 0
     text = "it takes what is not there: keep indices in range"
     need(holds=places.dtype.kind == "i" and bool(np.all((places >= -size) & (places < size))), text=text)
+    bounded((*values.shape[:axis], *places.shape, *values.shape[axis:][1:]))
     return np.asarray(np.take(values, places, axis=axis))
 
 
@@ -158,10 +168,11 @@ def _range(start: Array, stop: Array, step: Array) -> Array:
     numbers = (start, stop, step)
     text = "it counts the rows of the batch: a row does not know its place"
     need(holds=not any(each.dtype == object for each in numbers), text=text, rule=Rule.ROWS)
-    kinds = all(each.size == 1 and each.dtype in {start.dtype, np.dtype(np.int64)} for each in numbers)
+    kinds = start.dtype.kind in "fi" and all(each.size == 1 and each.dtype == start.dtype for each in numbers)
     need(holds=kinds, text="it does not count by numbers of one kind")
     first, end, pace = (each.reshape(()).item() for each in numbers)
-    need(holds=pace != 0 and math.isfinite(end - first), text="it counts by 0, or without an end")
+    finite = math.isfinite(end - first) and math.isfinite(pace)
+    need(holds=pace != 0 and finite, text="it counts by 0, or without an end")
     long = abs(end - first) / abs(pace) > MAX_KNOWN_VALUES
     need(holds=not long, text="it is too long", rule=Rule.MEMORY)
     return np.arange(first, end, pace, dtype=start.dtype)
@@ -173,10 +184,26 @@ def bounded(shape: Sequence[int]) -> Sequence[int]:
     Raises:
         AdmissionError: it is not.
     """
-    size = math.prod(shape)
+    size = math.prod(size for size in shape if size)  # numpy refuses to be empty beside large sizes
     text = f"a constant of {size} values is over the limit of {MAX_KNOWN_VALUES}: make it smaller"
     need(holds=0 <= size <= MAX_KNOWN_VALUES and len(shape) <= MAX_RANK, text=text, rule=Rule.MEMORY)
     return shape
+
+
+def bounded_symbols(size: int) -> None:
+    """Check that few sizes are computed with as objects, one by one.
+
+    Raises:
+        AdmissionError: there are many.
+    """
+    text = f"it computes with {size} sizes, over {MAX_SYMBOLIC_VALUES}, with the batch among them"
+    need(holds=size <= MAX_SYMBOLIC_VALUES, text=f"{text}: export plain shapes", rule=Rule.MEMORY)
+
+
+def _power(base: Array, exponent: Array) -> Array:
+    if base.dtype == object:
+        raise _unknown()
+    return np.asarray(np.power(base, exponent.astype(base.dtype)))
 
 
 def _spread(function: Callable[..., Any]) -> Callable[..., Array]:
@@ -184,9 +211,11 @@ def _spread(function: Callable[..., Any]) -> Callable[..., Array]:
 
     def apply(*arrays: Array) -> Array:
         try:
-            bounded(np.broadcast_shapes(*(array.shape for array in arrays)))
+            spread = bounded(np.broadcast_shapes(*(array.shape for array in arrays)))
         except ValueError as error:
             raise AdmissionError(Rule.SHAPE, "constants do not broadcast: make sizes equal or 1") from error
+        if any(array.dtype == object for array in arrays):
+            bounded_symbols(math.prod(spread))
         try:
             with np.errstate(all="ignore"):
                 return np.asarray(function(*arrays))
@@ -209,7 +238,7 @@ _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "Neg": lambda a: -a,
     "Abs": abs,
     "Sqrt": np.sqrt,
-    "Pow": lambda a, b: np.power(a, b.astype(a.dtype)),
+    "Pow": _power,
     "Equal": lambda a, b: np.asarray(a == b, dtype=bool),
     "Greater": lambda a, b: a > b,
     "Less": lambda a, b: a < b,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
 PREFIX = "chiron."
 MAX_TEXT = 1 << 16
+LEAST, MOST = 1e-12, 1e12  # of what is multiplied in float32
 
 
 class LossKind(Enum):
@@ -45,11 +45,11 @@ class Loss:
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        weighed = all(math.isfinite(w) and w >= 0 for w in self.class_weights)
-        if not weighed or (self.class_weights and not sum(self.class_weights) > 0):
-            raise ValueError("class weights must be finite, at least 0 and not all 0")
-        if not 0 <= self.smoothing < 1 or not (math.isfinite(self.delta) and self.delta > 0):
-            raise ValueError("smoothing must be 0 to less than 1, and delta a positive number")
+        weighed = all(w == 0 or LEAST <= w <= MOST for w in self.class_weights)
+        if not weighed or (self.class_weights and not any(self.class_weights)):
+            raise ValueError(f"class weights must be 0 or from {LEAST} to {MOST}, and not all 0")
+        if not 0 <= self.smoothing < 1 or not LEAST <= self.delta <= MOST:
+            raise ValueError(f"smoothing must be 0 to less than 1, and delta from {LEAST} to {MOST}")
         if self.kind is not LossKind.CROSS_ENTROPY and (self.class_weights or self.smoothing):
             raise ValueError(f"class weights and smoothing are cross-entropy's, not {self.kind.value}'s")
 

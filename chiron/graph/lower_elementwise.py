@@ -9,6 +9,7 @@ import numpy as np
 
 from chiron.graph.errors import Rule
 from chiron.graph.known import FOLDED
+from chiron.graph.lower_shape import spread_to
 from chiron.graph.net import known
 from chiron.graph.primitives import Kind
 from chiron.graph.shapes import broadcast, need
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from chiron.graph.net import Call, Net, Tensor
 
 ROOT_OF_2_OVER_PI = math.sqrt(2 / math.pi)
+MAX_INTEGER = 2.0**63
 
 
 def scalar(value: float) -> Tensor:
@@ -31,7 +33,7 @@ def plain(net: Net, call: Call) -> Tensor:
     if len(values) == len(operands) and call.operator in FOLDED:
         spread = broadcast(*(each.shape for each in operands))
         result = FOLDED[call.operator](*values)
-        return known(result, spread) if result.ndim == 0 else known(result)
+        return known(result, spread) if result.ndim == 0 else spread_to(net, known(result), spread)
     return net.emit(call.operator, *operands, **call.attributes)
 
 
@@ -45,6 +47,20 @@ def arithmetic(net: Net, call: Call) -> Tensor:
         holds=call.operator != "Div" or left.kind is Kind.FLOAT or known_sizes, text=text, rule=Rule.OPERANDS
     )
     return plain(net, call)
+
+
+def modulo(net: Net, call: Call) -> Tensor:
+    """Return what is left of a division; by a computed 0, which would end the step, nothing is left."""
+    left, right = call[0], call[1]
+    if left.value is not None and right.value is not None:
+        return plain(net, call)
+    if right.value is None:
+        one, zero = (known(np.array(number, np.int64)) for number in (1, 0))
+        right = net.emit("Where", net.emit("Equal", right, zero), one, right)
+    else:
+        holds = right.value.dtype != object and bool(np.all(right.value != 0))
+        need(holds=holds, text="it divides by zero, or by the batch")
+    return net.emit("Mod", left, right)
 
 
 def added(net: Net, call: Call) -> Tensor:
@@ -80,6 +96,9 @@ def _to_kind(net: Net, tensor: Tensor, target: Kind) -> Tensor:
             text = "it takes the batch size as a number: export the network with plain shapes"
             need(holds=target is Kind.INT, text=text, rule=Rule.ROWS)
             return tensor
+        if target is Kind.INT and tensor.kind is Kind.FLOAT:
+            text = "it makes integers of 64 bits of larger numbers: bound them before"
+            need(holds=bool(np.all(np.abs(tensor.value) < MAX_INTEGER)), text=text, rule=Rule.FINITE)
         return known(tensor.value.astype(kinds[target]), tensor.shape)
     if target is tensor.kind:
         return tensor
@@ -123,8 +142,9 @@ def clip(net: Net, call: Call) -> Tensor:
     bounds: list[float | int] = []
     for place, default in ((1, -wide), (2, wide)):
         value = call.value(place)
-        holds = value is None or (value.size == 1 and value.dtype != object and not np.isnan(value).any())
-        need(holds=holds, text="a bound must be one number", rule=Rule.OPERANDS)
+        alike = value is None or (call[place].kind is tensor.kind and value.dtype != object)
+        holds = value is None or (alike and value.size == 1 and not np.isnan(value).any())
+        need(holds=holds, text="a bound must be one number, of the rows' kind", rule=Rule.OPERANDS)
         number = default if value is None else value.reshape(()).item()
         bounds.append(min(max(number, -wide), wide))
     return net.emit("Clip", tensor, low=bounds[0], high=bounds[1])

@@ -35,6 +35,8 @@ def gemm(net: Net, call: Call) -> Tensor:
     """Alpha A B + beta C, A and B perhaps transposed."""
     left, right, bias = call[0], call[1], call.operand(2)
     alpha, beta = call.number("alpha"), call.number("beta")
+    matrices = len(left.shape) == len(right.shape) == 2  # noqa: PLR2004
+    need(holds=matrices, text="Gemm multiplies matrices: flatten the rows first")
     if call.integer("transA"):
         left = net.emit("Transpose", left, perm=(1, 0))
     if alpha != 1:
@@ -65,8 +67,9 @@ def reduce(net: Net, call: Call) -> Tensor:
 
 def reduce_l2(net: Net, call: Call) -> Tensor:
     """The root of the sum of squares."""
-    square = net.emit("Mul", call[0], call[0])
-    total = net.emit("ReduceSum", square, axes=_axes(call), keepdims=call.integer("keepdims"))
+    axes, total = _axes(call), net.emit("Mul", call[0], call[0])
+    if axes:
+        total = net.emit("ReduceSum", total, axes=axes, keepdims=call.integer("keepdims"))
     return net.emit("Sqrt", total)
 
 

@@ -79,7 +79,7 @@ def _check(call: Call, gates: int) -> int:
     """Return the number of directions; steps first, the batch second, nothing optional but states."""
     shape, hidden = call[X].shape, call.integer("hidden_size")
     need(holds=len(shape) == 3 and shape[1] < 0, text="rows must be (steps, batch, values)")  # noqa: PLR2004
-    need(holds=shape[0] <= MAX_STEPS, text=f"{shape[0]} steps are over {MAX_STEPS}: shorten them")
+    need(holds=0 < shape[0] <= MAX_STEPS, text=f"{shape[0]} steps are not 1 to {MAX_STEPS}: shorten them")
     ways = 2 if call.text("direction") == "bidirectional" else 1
     wanted = [(ways, gates * hidden, shape[2]), (ways, gates * hidden, hidden)]
     need(holds=[call[W].shape, call[R].shape] == wanted, text="W and R do not fit rows and hidden_size")
@@ -127,10 +127,10 @@ def _run(
     net: Net, call: Call, *, gates: int, step: Callable[..., tuple[Tensor, ...]], states: int
 ) -> tuple[Tensor, ...]:
     """Unroll; return Y (steps, directions, batch, hidden) and the last states (directions, batch, hidden)."""
-    steps = call[X].shape[0]
+    ways, steps = _check(call, gates), call[X].shape[0]
     seen: list[list[Tensor]] = [[] for _ in range(steps)]
     last: list[list[Tensor]] = [[] for _ in range(states)]
-    for number in range(_check(call, gates)):
+    for number in range(ways):
         way = _direction(net, call, number, gates)
         projected = net.emit("MatMul", call[X], way.inputs)
         state: Sequence[Tensor] = ()

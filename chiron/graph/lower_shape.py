@@ -70,7 +70,7 @@ def reshape(net: Net, call: Call) -> Tensor:
     for axis, size in enumerate(target):
         if size == 0:
             need(holds=axis < len(shape) and call.integer("allowzero") == 0, text=text)
-            target[axis] = shape[axis] if shape[axis] > 0 else Rows(-shape[axis])
+            target[axis] = shape[axis] if shape[axis] >= 0 else Rows(-shape[axis])
     return to_shape(net, call[0], _settled(shape, target, batch=call.batch))
 
 
@@ -100,7 +100,7 @@ def _settled(shape: Shape, target: list[int | Rows], *, batch: int) -> Shape:
             size = target[axis]
             target[axis] = Rows(int(size) // batch) if isinstance(size, int) else size
         elif open_axes:
-            target[open_axes[0]] = Rows(-1)
+            target[open_axes[0]] = Rows(1)  # how many is worked out below
     return _filled(shape, target, open_axes)
 
 
@@ -329,7 +329,9 @@ def pad(net: Net, call: Call) -> Tensor:
     holds = all(size > 0 or not pads[i] + pads[i + rank] for i, size in enumerate(tensor.shape))
     need(holds=holds, text="it pads the batch", rule=Rule.ROWS)
     value = call.value(2)
-    fill = 0.0 if value is None else float(np.asarray(value).reshape(-1)[0])
+    one = value is None or (value.size == 1 and value.dtype.kind in "fi")
+    need(holds=one, text="it pads with no number, or with several", rule=Rule.OPERANDS)
+    fill = 0.0 if value is None else float(value.reshape(()))
     need(holds=math.isfinite(fill), text="it pads with no finite number", rule=Rule.FINITE)
     return net.emit("Pad", tensor, pads=tuple(pads), value=fill) if any(pads) else tensor
 
@@ -347,7 +349,8 @@ def resize(net: Net, call: Call) -> Tensor:
         need(holds=len(wanted) == len(shape), text="sizes must be as many as axes")
         ratios = [w / s for w, s in zip(wanted, shape, strict=True)]
     else:
-        ratios = [] if factors is None else [float(f) for f in factors.reshape(-1)]
+        plain = factors is not None and factors.dtype.kind == "f" and factors.size == len(shape)
+        ratios = factors.reshape(-1).tolist() if factors is not None and plain else []
     whole = len(ratios) == len(shape) and all(1 <= r <= MAX_PARTS and r == int(r) for r in ratios)
     text = f"it enlarges by whole factors up to {MAX_PARTS} alone, and not the batch"
     need(holds=whole and ratios[0] == 1, text=text)
@@ -395,4 +398,5 @@ def constant_of_shape(value: Array, shape: Tensor) -> Tensor:
     need(holds=holds, text=f"the rank is over {MAX_RANK}, or the batch is in it twice")
     if not has_batch(target):
         bounded(target)
+    need(holds=not (has_batch(target) and 0 in target), text="it has no values for a row: leave it out")
     return known(np.zeros(target, value.dtype)) if 0 in target else known(value.reshape(()), target)

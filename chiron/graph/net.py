@@ -11,9 +11,10 @@ import numpy as np
 
 from chiron.graph.admitted import Attributed, Node, Parameter
 from chiron.graph.errors import AdmissionError, Rule
-from chiron.graph.known import Rows, bounded
+from chiron.graph.known import Rows, bounded, bounded_symbols
 from chiron.graph.primitives import PRIMITIVES, Kind
-from chiron.graph.shapes import has_batch, need, volume
+from chiron.graph.shapes import MAX_RANK, has_batch, need, volume
+from chiron.graph.tensors import MAX_DIMENSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,11 +54,29 @@ class Tensor:
 
 
 def known(value: Array, shape: Shape | None = None) -> Tensor:
-    """Return a tensor whose value is known."""
+    """Return a tensor whose value is known.
+
+    Raises:
+        AdmissionError: it is too large, also where one value stands for all.
+    """
     own = value.shape if shape is None else shape
-    if value.dtype == object and not any(isinstance(each, Rows) for each in value.flat):
-        value = value.astype(np.int64)  # a part of a shape that leaves the batch out
+    small = len(own) <= MAX_RANK and volume(own) <= MAX_DIMENSION
+    text = f"a constant has a rank over {MAX_RANK}, or over {MAX_DIMENSION} values a row: make it smaller"
+    need(holds=small, text=text, rule=Rule.MEMORY)
+    if value.dtype == object:
+        bounded_symbols(value.size)
+        value = _plain(value)
     return Tensor("", own, _KINDS[value.dtype.kind], Source.KNOWN, value)
+
+
+def _plain(value: Array) -> Array:
+    """Return sizes as integers, if the batch is not among them: a part of a shape that leaves it out."""
+    if any(isinstance(each, Rows) for each in value.flat):
+        return value
+    try:
+        return value.astype(np.int64)
+    except OverflowError as error:
+        raise AdmissionError(Rule.SHAPE, "a size is over 64 bits: make it smaller") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +120,12 @@ class Call(Attributed):
         return tensor.value
 
 
+def _need_values(*shapes: Shape) -> None:
+    """Refuse what is empty, which no rule of the primitives is made for, and what has many axes."""
+    holds = all(0 not in shape and len(shape) <= MAX_RANK for shape in shapes)
+    need(holds=holds, text=f"a tensor has no values, or a rank over {MAX_RANK}: leave it out, or reshape it")
+
+
 class Net:
     """Collects primitives, parameters and constants."""
 
@@ -140,7 +165,9 @@ class Net:
             AdmissionError: it is computed.
         """
         if tensor.value is not None:
-            values = np.broadcast_to(tensor.value.astype(np.float32), tensor.shape).copy()
+            values = np.broadcast_to(tensor.value.astype(np.float32), bounded(tensor.shape)).copy()
+            text = "statistics hold NaN or infinity: check how the guest computes them"
+            need(holds=bool(np.isfinite(values).all()), text=text, rule=Rule.FINITE)
             return self.parameter(values, trained=False)
         need(
             holds=tensor.source is Source.PARAMETER,
@@ -165,7 +192,9 @@ class Net:
         primitive = PRIMITIVES[operator]
         node = Node(operator, tuple(self.named(each) for each in operands), f"v{len(self.nodes)}", attributes)
         shapes = [each.shape for each in operands]
+        _need_values(*shapes)
         result = primitive.shape(node, shapes)
+        _need_values(result)
         text = f"it is taken apart into over {self._limits.max_primitives} steps: make the network shorter"
         need(holds=len(self.nodes) < self._limits.max_primitives, text=text, rule=Rule.NODES)
         self._shapes[node.output] = self.tensors[node.output] = result

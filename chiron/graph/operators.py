@@ -116,7 +116,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Mul": _ARITHMETIC,
     "Div": _ARITHMETIC,
     "Sum": Operator((_FLOAT,), elementwise.added, many=True),
-    "Mod": Operator((_INT, _INT), elementwise.arithmetic, {"fmod": fixed(0)}),
+    "Mod": Operator((_INT, _INT), elementwise.modulo, {"fmod": fixed(0)}),
     "Min": Operator((_FLOAT, _FLOAT), elementwise.least),
     "Max": Operator((_FLOAT, _FLOAT), elementwise.most),
     "Pow": Operator((_NUMBER, _KNOWN), elementwise.power),

@@ -94,7 +94,6 @@ def _matmul(_: Node, operands: Sequence[Shape]) -> Shape:
 
 def _gemm(node: Node, operands: Sequence[Shape]) -> Shape:
     left, right = operands[:2]
-    need(holds=len(left) == len(right) == 2, text="Gemm multiplies matrices: flatten the rows first")  # noqa: PLR2004
     result = shapes.matmul(left, right[::-1] if node.integer("transB") else right)
     for bias in operands[2:]:
         holds = len(bias) <= 2 and shapes.broadcast(result, bias) == result  # noqa: PLR2004

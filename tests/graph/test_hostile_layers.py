@@ -234,6 +234,88 @@ def enlarged(shape: tuple[int, ...], *factors: float) -> Callable[[], Hostile]:
     return build
 
 
+def on_constants(operator: str, *operands: object, **attributes: Any) -> Callable[[], Hostile]:  # noqa: ANN401
+    """Return a network that adds a node on constants alone; a word stands for a value of TOLD."""
+
+    def build() -> Hostile:
+        net = Hostile()
+        names = [
+            TOLD[each](net) if isinstance(each, str) else net.values(f"const.o{i}", array(each))
+            for i, each in enumerate(operands)
+        ]
+        net.node(operator, names, **attributes)
+        net.add("Identity")
+        return net
+
+    return build
+
+
+def array(value: object) -> np.ndarray[Any, Any]:
+    """Return integers, bool or float32."""
+    made = np.array(value)
+    return made.astype(np.float32) if made.dtype.kind == "f" else made
+
+
+def shape_of(net: Hostile, operator: str, *operands: tuple[int, ...]) -> str:
+    """Add a node on the rows' shape and integers."""
+    return net.node(operator, [net.node("Shape", ["x"]), *(net.ints(*each) for each in operands)])
+
+
+def sizes_before_rows(net: Hostile) -> str:
+    sizes, rows = shape_of(net, "Slice", (1,), (9,)), shape_of(net, "Slice", (0,), (1,))
+    return net.node("Concat", [sizes, rows], axis=0)
+
+
+def far_sizes(net: Hostile) -> str:
+    return net.node("Slice", [shape_of(net, "Mul", (1, 1 << 62, 1 << 62)), net.ints(1), net.ints(3)])
+
+
+def no_rows(net: Hostile) -> str:
+    shape = net.node("Concat", [net.ints(0), net.node("Shape", ["x"])], axis=0)
+    return net.node("ConstantOfShape", [shape])
+
+
+def many(net: Hostile) -> str:
+    return net.node("Range", [net.values(f"i{each}", np.array(each)) for each in (0, 1 << 19, 1)])
+
+
+TOLD: dict[str, Callable[[Hostile], str]] = {
+    "": lambda _: "",
+    "x": lambda _: "x",
+    "integer rows": lambda net: net.node("Cast", ["x"], to=TensorProto.INT64),
+    "shape": lambda net: net.node("Shape", ["x"]),
+    "far shape": lambda net: shape_of(net, "Mul", (1 << 31,)),
+    "far sizes": far_sizes,
+    "sizes before rows": sizes_before_rows,
+    "no rows": no_rows,
+    "not a number": lambda net: net.node("Div", [net.number(0.0), net.number(0.0)]),
+    "far": lambda net: net.node("Expand", [net.number(1.0), net.ints(1 << 30, 1, 1)]),
+}
+
+
+def infinite_statistics() -> Hostile:
+    net = Hostile()
+    mean = net.values("const.mean", np.array([np.inf, 0], np.float32))
+    net.add("BatchNormalization", net.tensor("s", 2), net.tensor("b", 2), mean, net.tensor("v", 2))
+    return net
+
+
+def gathered_by_many() -> Hostile:
+    """Take a row of half a million values half a million times."""
+    net = Hostile()
+    places = many(net)
+    rows = net.node("Reshape", [places, net.ints(1, -1)])
+    net.node("Gather", [rows, net.node("Mul", [places, net.ints(0)])], axis=0)
+    return net
+
+
+def single_row_of_a_gemm() -> Hostile:
+    net = Hostile()
+    net.add("ReduceSum", net.ints(1, 2), keepdims=0)
+    net.add("Gemm", net.tensor("w", 3, 3), transA=1)
+    return net
+
+
 KINDS: dict[str, tuple[Callable[[], Hostile], Rule]] = {
     "a constant of terabytes": (constant_bomb, Rule.MEMORY),
     "a constant of negative size": (negative_constant, Rule.SHAPE),
@@ -288,6 +370,32 @@ KINDS: dict[str, tuple[Callable[[], Hostile], Rule]] = {
     "a negative variance": (negative_variance, Rule.FINITE),
     "a negative power of integers": (negative_power_of_integers, Rule.OPERANDS),
     "a huge exponent": (huge_exponent, Rule.OPERANDS),
+    "a size to a far power": (on_constants("Pow", "sizes before rows", 1 << 40), Rule.ROWS),
+    "a size by 0": (on_constants("Div", "shape", [1, 0, 1]), Rule.SHAPE),
+    "a size over 64 bits": (on_constants("Identity", "far sizes"), Rule.SHAPE),
+    "a far number of batches": (on_constants("Identity", "far shape"), Rule.ROWS),
+    "less than no batch": (on_constants("Mul", "shape", -1), Rule.ROWS),
+    "many sizes": (on_constants("Mul", "shape", [[1]] * 1000), Rule.MEMORY),
+    "sizes that are truths": (on_constants("Reshape", [1.0, 2.0], [True]), Rule.SHAPE),
+    "a constant of rank 7": (on_constants("Reshape", [1.0], [1] * 7), Rule.MEMORY),
+    "nothing spread far": (on_constants("Expand", [[]], [1, 1 << 62, 1]), Rule.MEMORY),
+    "one value spread too far": (on_constants("Expand", 1.0, [1 << 40, 1 << 40]), Rule.MEMORY),
+    "no values for a row": (on_constants("Identity", "no rows"), Rule.SHAPE),
+    "no values": (on_constants("Exp", []), Rule.SHAPE),
+    "taken by many": (gathered_by_many, Rule.MEMORY),
+    "a range of no number": (on_constants("Range", 0.0, 1.0, "not a number"), Rule.SHAPE),
+    "a range from a truth": (on_constants("Range", [False], 9, 1), Rule.SHAPE),
+    "infinity as an integer": (on_constants("Cast", float("inf"), to=TensorProto.INT64), Rule.FINITE),
+    "no number as an integer": (on_constants("Cast", "not a number", to=TensorProto.INT64), Rule.FINITE),
+    "padded with nothing": (on_constants("Pad", [1.0], [1, 1], []), Rule.OPERANDS),
+    "padded with the batch": (on_constants("Pad", [1.0], [1, 1], "shape"), Rule.OPERANDS),
+    "enlarged by the batch": (on_constants("Resize", [[[1.0]]], "", "shape", mode="nearest"), Rule.SHAPE),
+    "bounded by another kind": (on_constants("Clip", "x", 1), Rule.OPERANDS),
+    "integers divided by 0": (on_constants("Mod", "integer rows", [0]), Rule.SHAPE),
+    "a transposed vector": (single_row_of_a_gemm, Rule.SHAPE),
+    "steps of one value": (on_constants("LSTM", 1.0, [1.0], [1.0], hidden_size=1), Rule.SHAPE),
+    "steps of terabytes": (on_constants("GRU", "far", [1.0], [1.0], hidden_size=1), Rule.SHAPE),
+    "infinite statistics": (infinite_statistics, Rule.FINITE),
     "cast to text": (layer("Cast", to=TensorProto.STRING), Rule.ATTRIBUTE),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from differences import check_gradient
 from engines import NEWEST_OPSET
-from onnx import helper
+from onnx import TensorProto, helper
 from operator_cases import CASES
 from operator_networks import CLASSES, Case, batch_normalized
 
@@ -18,6 +18,7 @@ from chiron.graph.runtime import open_session
 
 LIMITS = GraphLimits(max_bytes=1 << 20, max_parameters=1 << 16)
 BATCH = 3
+NOISE = np.random.default_rng(0)
 
 
 def check(case: Case, width: int, *, forward_alone: bool = False) -> None:
@@ -41,6 +42,17 @@ def check(case: Case, width: int, *, forward_alone: bool = False) -> None:
 def test_an_operator_means_what_the_guest_wrote_and_its_gradient_is_that_of_differences(name: str) -> None:
     case, width = CASES[name]()
     check(case, width, forward_alone=name in {"BatchNormalization", "BatchNormalization of vectors"})
+
+
+def test_a_division_by_a_computed_0_does_not_end_the_step() -> None:
+    case = Case(3)
+    shifted = case.head
+    whole = case.add("Cast", first="x", to=TensorProto.INT64)
+    rest = case.add("Cast", first=case.add("Mod", whole, first=whole), to=TensorProto.FLOAT)
+    case.add("Add", rest, first=shifted)
+    graph = admit(case.finished(3), TensorSpec(case.shape, CLASSES), limits=LIMITS)
+    x = np.array([[0, 3, -2], [-1, 0, 0.5]], np.float32)
+    assert np.isfinite(StockEngine(graph, batch=2, threads=1).run(x, np.zeros(2, np.int64), noise=NOISE))
 
 
 def test_every_operator_of_the_allow_list_is_checked() -> None:

@@ -28,9 +28,11 @@ from operator_networks import (
     power,
     recurrent,
     reduced,
+    reduced_by_no_axes,
     shaped,
     simple,
     sizes_from_shapes,
+    spread_constants,
     tiled,
     token,
 )
@@ -73,6 +75,7 @@ CASES: dict[str, Callable[[], tuple[Case, int]]] = {
     "enlarged to sizes": enlarged(sizes=True),
     "tiled": tiled,
     "constants": constants,
+    "spread constants": spread_constants,
     "LSTM": lambda: recurrent("LSTM", "forward"),
     "LSTM backwards": lambda: recurrent("LSTM", "reverse", states=True),
     "LSTM both ways": lambda: recurrent("LSTM", "bidirectional"),
@@ -103,6 +106,8 @@ for name in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2"):
     for version in (17, 18):
         CASES[f"{name} at {version}"] = partial(reduced, name, [-1, 1], 0, version)
         CASES[f"{name} kept at {version}"] = partial(reduced, name, [2], 1, version)
+
+CASES["ReduceL2 by no axes"] = reduced_by_no_axes
 
 for number in (0.5, 1.0, 2.0, 3.0, -1.5):
     CASES[f"Pow {number}"] = partial(power, number)

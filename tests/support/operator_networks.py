@@ -327,6 +327,26 @@ def reduced(operator: str, axes: list[int], keepdims: int, opset: int) -> tuple[
     return case, 24 // int(np.prod([(0, 2, 3, 4)[axis] for axis in axes]))
 
 
+def reduced_by_no_axes() -> tuple[Case, int]:
+    case = Case(2, 3, opset=18)
+    case.positive()
+    head = case.head
+    case.add("ReduceL2", noop_with_empty_axes=1)
+    case.add("Mul", head)
+    return case, 6
+
+
+def spread_constants() -> tuple[Case, int]:
+    """Compute with one value that stands for many beside a vector; the result is a matrix."""
+    case = Case(6)
+    head = case.head
+    twos = case.add("ConstantOfShape", first=case.ints(2, 1), value=helper.make_tensor("v", 1, [1], [2.0]))
+    case.add("Mul", case.floats(1, 2, 3), first=twos)
+    case.add("Reshape", case.ints(1, 6))
+    case.add("Mul", head)
+    return case, 6
+
+
 def power(exponent: float) -> tuple[Case, int]:
     case = Case(2, 3)
     case.positive()
