@@ -152,12 +152,19 @@ def clip(net: Net, call: Call) -> Tensor:
 
 def least(net: Net, call: Call) -> Tensor:
     """Take the smaller of two: a - relu(a - b)."""
-    return net.emit("Sub", call[0], net.emit("Relu", net.emit("Sub", call[0], call[1])))
+    first, second = _rows_first(call)
+    return net.emit("Sub", first, net.emit("Relu", net.emit("Sub", first, second)))
 
 
 def most(net: Net, call: Call) -> Tensor:
     """Take the larger of two: a + relu(b - a)."""
-    return net.emit("Add", call[0], net.emit("Relu", net.emit("Sub", call[1], call[0])))
+    first, second = _rows_first(call)
+    return net.emit("Add", first, net.emit("Relu", net.emit("Sub", second, first)))
+
+
+def _rows_first(call: Call) -> tuple[Tensor, Tensor]:
+    """Return two operands, a constant behind: one that is infinite leaves the other as it is."""
+    return (call[1], call[0]) if call[0].value is not None else (call[0], call[1])
 
 
 def hard_sigmoid(net: Net, call: Call) -> Tensor:

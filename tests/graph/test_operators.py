@@ -55,6 +55,13 @@ def test_a_division_by_a_computed_0_does_not_end_the_step() -> None:
     assert np.isfinite(StockEngine(graph, batch=2, threads=1).run(x, np.zeros(2, np.int64), noise=NOISE))
 
 
+@pytest.mark.parametrize(("operator", "bound"), [("Min", np.inf), ("Max", -np.inf)])
+def test_an_infinite_bound_in_front_leaves_rows_as_they_are(operator: str, bound: float) -> None:
+    case = Case(3)
+    case.add(operator, case.head, first=case.scalar(bound))
+    check(case, 3)
+
+
 def test_every_operator_of_the_allow_list_is_checked() -> None:
     used = {node.op_type for build in CASES.values() for node in build()[0].nodes}
     assert set(OPERATORS) - used - {"Dropout", "Flatten", "MatMul"} == set()

@@ -55,8 +55,10 @@ class Case(Network):
 
 
 def simple(operator: str, **attributes: Any) -> Callable[[], tuple[Case, int]]:  # noqa: ANN401
+    opset = attributes.pop("opset", 17)
+
     def build() -> tuple[Case, int]:
-        case = Case(2, 3, opset=attributes.pop("opset", 17))
+        case = Case(2, 3, opset=opset)
         case.add(operator, **attributes)
         return case, 6
 
