@@ -296,7 +296,8 @@ TOLD: dict[str, Callable[[Hostile], str]] = {
 def infinite_statistics() -> Hostile:
     net = Hostile()
     mean = net.values("const.mean", np.array([np.inf, 0], np.float32))
-    net.add("BatchNormalization", net.tensor("s", 2), net.tensor("b", 2), mean, net.tensor("v", 2))
+    one = net.values("v", np.ones(2, np.float32))
+    net.add("BatchNormalization", net.tensor("s", 2), net.tensor("b", 2), mean, one)
     return net
 
 
