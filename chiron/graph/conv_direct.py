@@ -6,15 +6,18 @@ with the flipped kernel where strides allow it, else a transposed convolution.
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import TYPE_CHECKING
 
 from chiron.graph.admitted import Node
+from chiron.graph.conv_taps import weight_gradient
 
 if TYPE_CHECKING:
     from chiron.graph.admitted import Shape
     from chiron.graph.tape import Tape
 
+SELDOM = 3  # times: gathering less than this is cheaper than a product for each place
 _FAR = -(1 << 40)  # "to the start" for a Slice that walks backwards
 
 
@@ -33,10 +36,18 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
         make = _input_by_flipped_kernel if flipped else _input_by_transposed_convolution
         tape.give(image, make(tape, node, gradient, inner=tuple(inner)))
     if tape.wants(weights):
-        tape.give(weights, _weight_gradient(tape, node, gradient))
+        rule = weight_gradient if _seen_seldom(tape, node) else _weight_gradient
+        tape.give(weights, rule(tape, node, gradient))
     for bias in node.inputs[2:]:
         if tape.wants(bias):
             tape.give(bias, tape.op("ReduceSum", [gradient, tape.ints(0, 2, 3)], keepdims=0))
+
+
+def _seen_seldom(tape: Tape, node: Node) -> bool:
+    """Tell whether all that the kernel's places see is little more than the image: strides make it so."""
+    image, kernel, result = (tape.shapes[name][2:] for name in (*node.inputs[:2], node.output))
+    seen = math.prod(kernel) * math.prod(result)
+    return node.integer("group") == 1 and seen <= SELDOM * math.prod(image)
 
 
 def conv_transpose(tape: Tape, node: Node, gradient: str) -> None:

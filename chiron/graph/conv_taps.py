@@ -28,7 +28,7 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
     """Give image, weights and bias their gradients."""
     image, weights, *biases = node.inputs
     window = _window(tape, node)
-    outs, ins, *kernel = tape.shapes[weights]
+    outs, ins = tape.shapes[weights][:2]
     rows = tape.shapes[image][0]
     flat = tape.reshape(places_first(tape, gradient), (-1, outs))
     for bias in biases:
@@ -39,11 +39,18 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
         shares = [tape.reshape(share, (*window.out, rows, ins)) for share in shares]
         tape.give(image, rows_first(tape, window.put_back(tape, shares)))
     if tape.wants(weights):
-        planes = window.padded(tape, places_first(tape, image), value=0.0)
-        seen = [_flat(tape, window, planes, place) for place in window.places()]
-        taps = [tape.reshape(tape.op("Gemm", [flat, part], transA=1), (outs, ins, 1)) for part in seen]
-        joined = taps[0] if len(taps) == 1 else tape.op("Concat", taps, axis=2)
-        tape.give(weights, tape.reshape(joined, (outs, ins, *kernel)))
+        tape.give(weights, weight_gradient(tape, node, gradient))
+
+
+def weight_gradient(tape: Tape, node: Node, gradient: str) -> str:
+    """Multiply (out, places of the output) by what each place of the kernel saw, all in one product."""
+    image, weights = node.inputs[:2]
+    window, shape = _window(tape, node), tape.shapes[weights]
+    planes = window.padded(tape, places_first(tape, image), value=0.0)
+    flat = tape.reshape(places_first(tape, gradient), (-1, shape[0]))
+    turned = tape.op("Transpose", [flat], perm=(1, 0))
+    each = tape.op("MatMul", [turned, window.gathered(tape, planes)])
+    return tape.reshape(tape.op("Transpose", [each], perm=(1, 2, 0)), shape)
 
 
 def _window(tape: Tape, node: Node) -> Window:
