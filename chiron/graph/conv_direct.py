@@ -1,12 +1,12 @@
 """Convolution as ONNX has it, for every kernel, stride, dilation and group.
 
-The weight gradient is one matrix product a tap (place in the kernel); the input gradient is a convolution
-with the flipped kernel where strides allow it, else a transposed convolution.
+The weight gradient is a matrix product for each tap (place in the kernel) of several groups, and that of
+chiron.graph.conv_taps otherwise; the input gradient is a convolution with the flipped kernel where strides
+allow it, else a transposed convolution.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from chiron.graph.admitted import Shape
     from chiron.graph.tape import Tape
 
-SELDOM = 3  # times: gathering less than this is cheaper than a product for each place
 _FAR = -(1 << 40)  # "to the start" for a Slice that walks backwards
 
 
@@ -36,18 +35,10 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
         make = _input_by_flipped_kernel if flipped else _input_by_transposed_convolution
         tape.give(image, make(tape, node, gradient, inner=tuple(inner)))
     if tape.wants(weights):
-        rule = weight_gradient if _seen_seldom(tape, node) else _weight_gradient
-        tape.give(weights, rule(tape, node, gradient))
+        tape.give(weights, _weight_gradient(tape, node, gradient))
     for bias in node.inputs[2:]:
         if tape.wants(bias):
             tape.give(bias, tape.op("ReduceSum", [gradient, tape.ints(0, 2, 3)], keepdims=0))
-
-
-def _seen_seldom(tape: Tape, node: Node) -> bool:
-    """Tell whether all that the kernel's places see is little more than the image: strides make it so."""
-    image, kernel, result = (tape.shapes[name][2:] for name in (*node.inputs[:2], node.output))
-    seen = math.prod(kernel) * math.prod(result)
-    return node.integer("group") == 1 and seen <= SELDOM * math.prod(image)
 
 
 def conv_transpose(tape: Tape, node: Node, gradient: str) -> None:
@@ -116,7 +107,9 @@ def _input_by_transposed_convolution(tape: Tape, node: Node, gradient: str, *, i
 
 
 def _weight_gradient(tape: Tape, node: Node, gradient: str) -> str:
-    """Multiply, for each tap, (out, n*h*w) by (n*h*w, in): what the tap saw, channels in front."""
+    """Multiply, for each group and tap, (out, n*h*w) by (n*h*w, in): what the tap saw, channels in front."""
+    if node.integer("group") == 1:
+        return weight_gradient(tape, node, gradient)
     image, weights = node.inputs[:2]
     outs, ins, *kernel = tape.shapes[weights]
     rows, _, height, width = tape.shapes[node.output]
@@ -124,18 +117,14 @@ def _weight_gradient(tape: Tape, node: Node, gradient: str) -> str:
     strides, dilations = node.integers("strides"), node.integers("dilations")
     columns = tape.op("Transpose", [_padded(tape, image, node.integers("pads"))], perm=(1, 0, 2, 3))
     flat = tape.op("Transpose", [gradient], perm=(1, 0, 2, 3))
-    flat = tape.reshape(flat, (group, outs // group, places) if group > 1 else (outs, places))
+    flat = tape.reshape(flat, (group, outs // group, places))
     taps = []
     for row, column in product(range(kernel[0]), range(kernel[1])):
         start = (row * dilations[0], column * dilations[1])
         end = (start[0] + (height - 1) * strides[0] + 1, start[1] + (width - 1) * strides[1] + 1)
         bounds = [tape.ints(*start), tape.ints(*end), tape.ints(2, 3), tape.ints(*strides)]
-        seen = tape.op("Slice", [columns, *bounds])
-        if group > 1:
-            seen = tape.op("Transpose", [tape.reshape(seen, (group, ins, places))], perm=(0, 2, 1))
-            tap = tape.op("MatMul", [flat, seen])
-        else:
-            tap = tape.op("Gemm", [flat, tape.reshape(seen, (ins, places))], transB=1)
+        seen = tape.reshape(tape.op("Slice", [columns, *bounds]), (group, ins, places))
+        tap = tape.op("MatMul", [flat, tape.op("Transpose", [seen], perm=(0, 2, 1))])
         taps.append(tape.reshape(tap, (outs, ins, 1)))
     joined = taps[0] if len(taps) == 1 else tape.op("Concat", taps, axis=2)
     return tape.reshape(joined, tape.shapes[weights])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from chiron.graph.planes import Window, places_first, rows_first
@@ -9,6 +10,8 @@ from chiron.graph.planes import Window, places_first, rows_first
 if TYPE_CHECKING:
     from chiron.graph.admitted import Node
     from chiron.graph.tape import Tape
+
+AT_ONCE = 3  # images: the most that a product's windows take
 
 
 def forward(tape: Tape, node: Node) -> None:
@@ -43,14 +46,18 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
 
 
 def weight_gradient(tape: Tape, node: Node, gradient: str) -> str:
-    """Multiply (out, places of the output) by what each place of the kernel saw, all in one product."""
+    """Multiply (out, places of the output) by what the kernel's places saw, many of them in one product."""
     image, weights = node.inputs[:2]
     window, shape = _window(tape, node), tape.shapes[weights]
     planes = window.padded(tape, places_first(tape, image), value=0.0)
     flat = tape.reshape(places_first(tape, gradient), (-1, shape[0]))
     turned = tape.op("Transpose", [flat], perm=(1, 0))
-    each = tape.op("MatMul", [turned, window.gathered(tape, planes)])
-    return tape.reshape(tape.op("Transpose", [each], perm=(1, 2, 0)), shape)
+    places = window.places()
+    step = max(1, AT_ONCE * math.prod(window.shape[2:]) // math.prod(window.out))
+    parts = [places[at : at + step] for at in range(0, len(places), step)]
+    each = [tape.op("MatMul", [turned, window.gathered(tape, planes, part)]) for part in parts]
+    joined = each[0] if len(each) == 1 else tape.op("Concat", each, axis=0)
+    return tape.reshape(tape.op("Transpose", [joined], perm=(1, 2, 0)), shape)
 
 
 def _window(tape: Tape, node: Node) -> Window:

@@ -94,12 +94,12 @@ class Window:
         bounds = [tape.ints(*place), tape.ints(*end), tape.ints(0, 1), tape.ints(*self.strides)]
         return tape.op("Slice", [planes, *bounds])
 
-    def gathered(self, tape: Tape, planes: str) -> str:
-        """Return what all places of the window see of padded planes: (places, out * rows, channels)."""
+    def gathered(self, tape: Tape, planes: str, places: Sequence[Shape]) -> str:
+        """Return what some places of the window see of padded planes: (places, out * rows, channels)."""
         width = self.shape[3] + self.pads[1] + self.pads[3]
         high, wide = (np.arange(self.out[i]) * self.strides[i] for i in (0, 1))
         corners = (high[:, None] * width + wide).ravel()
-        seen = np.array([row * width + column for row, column in self.places()])[:, None] + corners
+        seen = np.array([row * width + column for row, column in places])[:, None] + corners
         flat = tape.reshape(planes, (-1, self.shape[0] * self.shape[1]))
         everything = tape.op("Gather", [flat, tape.indices(seen)], axis=0)
         return tape.reshape(everything, (len(seen), -1, self.shape[1]))

@@ -187,11 +187,11 @@ def _pool(node: Node, operands: Sequence[Shape]) -> Shape:
 
 
 def _conv_workspace(node: Node, chain: Sequence[Shape]) -> int:
-    """Count the padded image and its transpose, one tap's view of it twice, and the gradient's transpose."""
+    """Count the padded image and its transpose, what several taps see of it, and the gradient's transpose."""
     _, channels, height, width = chain[0]
     pads = node.integers("pads")
     padded = channels * (height + pads[0] + pads[2]) * (width + pads[1] + pads[3])
-    return 4 * padded + volume(chain[-1])
+    return 5 * padded + volume(chain[-1])
 
 
 def _conv_unfolded(node: Node, chain: Sequence[Shape]) -> int:
