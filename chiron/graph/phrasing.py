@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FEW_CHANNELS = 4  # products over one place of the kernel would be too narrow
 MANY_CHANNELS = 8  # from here on products over channels are worth their transforms
+FEW_PLACES = 9  # of a kernel, up to which a product for each was measured
 NARROW = 16  # channels over which constant weights gain nothing by filtering
 MOST = 0.75
 
@@ -73,13 +74,13 @@ class Cost:
 
 
 COSTS: dict[Phrasing, Cost] = {
-    Phrasing.DIRECT: Cost(product=85.6, value=2564.6),
-    Phrasing.PATCHES: Cost(product=121.3, value=3128.0),
-    Phrasing.TAPS: Cost(product=108.1, value=1330.7),
-    Phrasing.WINOGRAD: Cost(product=99.1, value=4335.9),
+    Phrasing.DIRECT: Cost(product=81.7, value=2401.7),
+    Phrasing.PATCHES: Cost(product=192.3, value=0.0),
+    Phrasing.TAPS: Cost(product=97.5, value=801.8),
+    Phrasing.WINOGRAD: Cost(product=102.9, value=3212.0),
 }
 TURN = (
-    1244.0  # picoseconds for each value of image and result: DIRECT has them rows first, other layers do not
+    1015.0  # picoseconds for each value of image and result: DIRECT has them rows first, other layers do not
 )
 
 
@@ -97,7 +98,8 @@ def possible(sizes: Sizes) -> list[Phrasing]:
     if min(sizes.ins, sizes.outs) < MANY_CHANNELS:
         return [Phrasing.DIRECT]
     even = sizes.strides == sizes.dilations == (1, 1) and all(size in POINTS for size in sizes.kernel)
-    return [Phrasing.DIRECT, Phrasing.TAPS, *([Phrasing.WINOGRAD] if even else [])]
+    others = [Phrasing.TAPS] if math.prod(sizes.kernel) <= FEW_PLACES else []
+    return [Phrasing.DIRECT, *others, *([Phrasing.WINOGRAD] if even else [])]
 
 
 def cost(phrasing: Phrasing, sizes: Sizes) -> float:

@@ -233,7 +233,7 @@ def sizes(
 
 def test_the_choice_follows_the_shape() -> None:
     assert choose(sizes()) is choose(sizes(kernel=5)) is choose(sizes(size=224)) is Phrasing.WINOGRAD
-    assert choose(sizes(kernel=1)) is Phrasing.TAPS
+    assert choose(sizes(kernel=1)) is choose(sizes(stride=2)) is Phrasing.TAPS
     assert choose(sizes(ins=3, kernel=11, stride=4, wants=False)) is Phrasing.PATCHES
     assert choose(sizes(ins=3)) is choose(sizes(group=2)) is choose(sizes(kernel=7)) is Phrasing.DIRECT
 
