@@ -180,12 +180,12 @@ def test_an_operator_without_a_gradient_is_refused_with_a_remedy() -> None:
 
 
 def test_a_convolution_that_unfolds_an_image_too_far_is_refused_before_it_is_built() -> None:
-    net = Network((16, 128, 128), 2)
+    net = Network((16, 112, 112), 2)
     net.add("Conv", net.tensor("k", 1, 16, 40, 40), pads=[20, 20, 19, 19])
     net.add("GlobalAveragePool")
     net.add("Flatten")
     net.add("Gemm", net.tensor("w", 1, 2))
-    unfolded = 4 * 16 * 40 * 40 * 128 * 128
+    unfolded = 4 * 16 * 40 * 40 * 112 * 112
     assert unfolded > MAX_UNFOLDED_BYTES
     with pytest.raises(GraphError, match=f"unfolds an image to {unfolded} bytes"):
         ort_training_model(admitted(net), batch=1)
