@@ -1,7 +1,7 @@
 """The time of an answer tells nothing of how long the network took; without the grid it would.
 
 Few answers, so only a large difference is found here: 150 a class find 2 ms without the grid at |t| above 20,
-where 4.5 is enough. `make leak-timing` takes 100,000.
+where 4.5 is enough. `make leak-timing` takes 200,000.
 """
 
 from __future__ import annotations
