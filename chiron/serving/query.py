@@ -65,6 +65,12 @@ class QueryNode:
             except (ChannelError, h11.ProtocolError):
                 return  # the caller hung up, or does not speak HTTP
 
+    def close(self) -> None:
+        """End the processes that run models' transforms."""
+        for model in self.models.values():
+            if model.transformer is not None:
+                model.transformer.close()
+
     def _take(self, handover: dict[str, Any]) -> bool:
         """Open a sealed model; False where the platform's files do not hold it."""
         offer = Offer.from_dict(handover["offer"])

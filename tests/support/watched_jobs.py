@@ -126,6 +126,7 @@ def observe(folder: Path, case: Case) -> Observation:
         if case.cut_at is not None:
             recorder.on_send = watch.cut
         declared = watch.run()
+    running.query.close()  # no longer watched: the process that ran transforms ends with its enclave
     return Observation(_finished(recorder, watch), declared)
 
 
