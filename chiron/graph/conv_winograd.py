@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chiron.graph.planes import beside, places_first, rows_first
-from chiron.graph.winograd import POINTS, STEP, filtering, turned, windows
+from chiron.graph.winograd import POINTS, STEP, covered, filtering, turned, windows
 
 if TYPE_CHECKING:
     from chiron.graph.admitted import Float32Array, Node, Shape
@@ -77,7 +77,7 @@ def tiles(image: Shape, weights: Shape, result: Shape) -> int:
     """Return how many values a row's transformed tiles have; 0 for a kernel that this does not do."""
     if not all(size in POINTS for size in weights[2:]):
         return 0
-    return image[0] * math.prod(_places(weights[2 + i], max(image[1 + i], result[1 + i])) for i in (0, 1))
+    return image[0] * math.prod(covered(weights[2 + i], max(image[1 + i], result[1 + i])) for i in (0, 1))
 
 
 def transformed(weights: Shape) -> int:
@@ -85,10 +85,6 @@ def transformed(weights: Shape) -> int:
     if not all(size in POINTS for size in weights[2:]):
         return 0
     return 3 * math.prod(len(POINTS[size]) + 1 for size in weights[2:]) * math.prod(weights[:2])
-
-
-def _places(taps: int, out: int) -> int:
-    return (len(POINTS[taps]) + 1) * -(-out // STEP)
 
 
 def _weight_gradient(tape: Tape, node: Node, planes: str) -> str:

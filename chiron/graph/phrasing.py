@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from chiron.graph.winograd import POINTS, STEP
+from chiron.graph.winograd import POINTS, covered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +114,7 @@ def work(phrasing: Phrasing, sizes: Sizes) -> tuple[int, int]:
     """Return the multiplications of one row's forward pass, and the values it moves beside them."""
     taps = math.prod(sizes.kernel)
     if phrasing is Phrasing.WINOGRAD:
-        tiles = math.prod((len(POINTS[sizes.kernel[i]]) + 1) * -(-sizes.result[i] // STEP) for i in (0, 1))
+        tiles = math.prod(covered(sizes.kernel[i], sizes.result[i]) for i in (0, 1))
         return tiles * sizes.ins * sizes.outs, tiles * (sizes.ins + sizes.outs)
     seen = taps * sizes.ins * math.prod(sizes.result)
     return _direct(sizes), seen + (taps * _result(sizes) if phrasing is Phrasing.TAPS else 0)

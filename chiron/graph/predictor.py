@@ -40,7 +40,7 @@ class Predictor:
         self._session = open_session(_serving_model(graph, parameters), threads=threads)
         self._blocks = None
         if self._at_once >= BLOCK and mostly_filtered(graph):
-            self._blocks = open_session(_block_model(graph, parameters), threads=threads)
+            self._blocks = open_session(_serving_model(graph, parameters, block=BLOCK), threads=threads)
 
     def predict(self, x: Float32Array) -> Float32Array:
         """Return probabilities, float32 of shape (n, classes), for float32 rows of shape (n, *input_shape).
@@ -67,17 +67,13 @@ class Predictor:
         return np.asarray(answer, dtype=np.float32)
 
 
-def _serving_model(graph: AdmittedGraph, parameters: Float32Array) -> bytes:
-    """Return the inference model for any number of rows, with a softmax behind it."""
-    tape = inference_tape(graph, parameters, batch=None)
-    tape.op("Softmax", [LOGITS], name=PROBABILITIES, axis=1)
-    encoded: bytes = finished(tape, graph, output=PROBABILITIES).SerializeToString()
-    return encoded
+def _serving_model(graph: AdmittedGraph, parameters: Float32Array, *, block: int | None = None) -> bytes:
+    """Return the inference model with a softmax behind it.
 
-
-def _block_model(graph: AdmittedGraph, parameters: Float32Array) -> bytes:
-    """Return the inference model for a block of rows, its convolutions phrased by their shape."""
-    tape = inference_tape(graph, parameters, batch=BLOCK, phrased=True)
+    It takes any number of rows, or with `block` that many, its convolutions phrased by their shape.
+    """
+    tape = inference_tape(graph, parameters, batch=block, phrased=block is not None)
     tape.op("Softmax", [LOGITS], name=PROBABILITIES, axis=1)
-    encoded: bytes = settle(finished(tape, graph, output=PROBABILITIES)).SerializeToString()
+    model = finished(tape, graph, output=PROBABILITIES)
+    encoded: bytes = (model if block is None else settle(model)).SerializeToString()
     return encoded

@@ -27,6 +27,11 @@ POINTS: Mapping[int, tuple[float, ...]] = {  # of a kernel of so many places; in
 }
 
 
+def covered(taps: int, out: int) -> int:
+    """Return the places of all tiles along an axis of so many outputs."""
+    return (len(POINTS[taps]) + 1) * -(-out // STEP)
+
+
 @cache
 def filtering(taps: int) -> tuple[Array64, Array64, Array64]:
     """Return B' (places, places), G (places, taps) and A' (STEP, places) for a kernel of so many places."""

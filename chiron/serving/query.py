@@ -68,8 +68,7 @@ class QueryNode:
     def close(self) -> None:
         """End the processes that run models' transforms."""
         for model in self.models.values():
-            if model.transformer is not None:
-                model.transformer.close()
+            _end(model)
 
     def _take(self, handover: dict[str, Any]) -> bool:
         """Open a sealed model; False where the platform's files do not hold it."""
@@ -78,8 +77,8 @@ class QueryNode:
             model = open_model(self.node, offer, handover)
         except OPEN_FAULTS:
             return False
-        if (older := self.models.get(offer.job)) is not None and older.transformer is not None:
-            older.transformer.close()
+        if (older := self.models.get(offer.job)) is not None:
+            _end(older)
         self.models[offer.job] = model
         self.node.emit({"event": "serving", "job": offer.job})
         return True
@@ -162,6 +161,12 @@ def open_model(node: Node, offer: Offer, handover: dict[str, Any]) -> BlackBox:
         box.transformer = Transformer(model.transforms, policy=node.policy_bytes, schema=offer.schema)
         box.transformer.wait()
     return box
+
+
+def _end(model: BlackBox) -> None:
+    """End the process that runs a model's transforms, if it has any."""
+    if model.transformer is not None:
+        model.transformer.close()
 
 
 def _wait_for_grid(received: float, grid_s: float) -> None:
