@@ -26,7 +26,7 @@ from chiron.graph import (
 )
 from chiron.graph.errors import Rule
 from chiron.graph.phrasing import FEW_CHANNELS
-from chiron.graph.shapes import need, volume
+from chiron.graph.shapes import has_batch, need, volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -240,6 +240,11 @@ def _max_workspace(node: Node, chain: Sequence[Shape]) -> int:
     return 3 * math.prod(node.integers("kernel_shape")) * volume(chain[-1]) + 4 * volume(chain[0])
 
 
+def _largest(_: Node, chain: Sequence[Shape]) -> int:
+    """Count the transpose of one of the rows' matrices."""
+    return max((volume(shape) for shape in chain if has_batch(shape)), default=0)
+
+
 def _triple(_: Node, chain: Sequence[Shape]) -> int:
     return 3 * volume(chain[0])
 
@@ -288,8 +293,8 @@ PRIMITIVES: Mapping[str, Primitive] = {
     "ReduceSum": Primitive(_reduced, rules_reduce.reduce_sum, write.reduce_sum),
     "ReduceMean": Primitive(_reduced, rules_reduce.reduce_mean),
     "ReduceMax": Primitive(_reduced, rules_reduce.reduce_max),
-    "MatMul": Primitive(_matmul, rules_dense.matmul),
-    "Gemm": Primitive(_gemm, rules_dense.gemm),
+    "MatMul": Primitive(_matmul, rules_dense.matmul, workspace=_largest, passing=_largest),
+    "Gemm": Primitive(_gemm, rules_dense.gemm, rules_dense.write_gemm, workspace=_largest, passing=_largest),
     "Conv": Primitive(
         _conv,
         rules_conv.conv,

@@ -37,7 +37,7 @@ def _by_matrix(tape: Tape, node: Node, gradient: str) -> None:
         tape.give(left, part if flat else tape.reshape(part, shape))
     if tape.wants(right):
         ins = left if flat else tape.reshape(left, (rows, inner))
-        tape.give(right, tape.op("Gemm", [ins, outs], transA=1))
+        tape.give(right, _product_over_rows(tape, ins, outs))
 
 
 def _turned(tape: Tape, name: str) -> str:
@@ -50,6 +50,28 @@ def _stacked(tape: Tape, node: Node, operand: str) -> Shape:
     return (*tape.shapes[node.output][:-2], *tape.shapes[operand][-2:])
 
 
+def write_gemm(tape: Tape, node: Node) -> None:
+    """Write Gemm, or where `_turns` finds it faster, its transpose and a Transpose."""
+    if not _turns(tape, node):
+        tape.node("Gemm", node.inputs, node.attributes, name=node.output)
+        return
+    rows, weights, *bias = node.inputs
+    columns = [tape.reshape(name, (-1, 1)) for name in bias]
+    turned = tape.op("Gemm", [weights, rows, *columns], transB=1)
+    tape.op("Transpose", [turned], name=node.output, perm=(1, 0))
+
+
+def _turns(tape: Tape, node: Node) -> bool:
+    """Tell whether W X' is faster than X W'.
+
+    ONNX Runtime reads the left operand as it lies and copies the right one, so the larger one stands on the
+    left; but weights that never change it copies once.
+    """
+    rows, outs = tape.shapes[node.output]
+    vectors = all((1, *tape.shapes[name])[-2:] == (1, outs) for name in node.inputs[2:])
+    return tape.phrased and tape.training and node.integer("transB") == 1 and outs > rows and vectors
+
+
 def gemm(tape: Tape, node: Node, gradient: str) -> None:
     """Y = XW + B, or XW' + B: as `matmul`, and dB is dY summed over what B was broadcast along."""
     rows, weights = node.inputs[:2]
@@ -57,8 +79,12 @@ def gemm(tape: Tape, node: Node, gradient: str) -> None:
     if tape.wants(rows):
         tape.give(rows, tape.op("Gemm", [gradient, weights], transB=int(not transposed)))
     if tape.wants(weights):
-        factors = [gradient, rows] if transposed else [rows, gradient]
-        tape.give(weights, tape.op("Gemm", factors, transA=1))
+        tape.give(weights, _product_over_rows(tape, *([gradient, rows] if transposed else [rows, gradient])))
     for bias in node.inputs[2:]:
         if tape.wants(bias):
             give_summed(tape, bias, gradient, result=tape.shapes[node.output])
+
+
+def _product_over_rows(tape: Tape, left: str, right: str) -> str:
+    """Return A' B. A transpose of its own is faster than Gemm's, which turns A again for each block of B."""
+    return tape.op("Gemm", [tape.op("Transpose", [left], perm=(1, 0)), right])

@@ -23,8 +23,9 @@ def open_session(model: bytes, *, threads: int, as_written: bool = False) -> ort
     Args:
         model: an ONNX model of this package's own making.
         threads: threads inside an operator; operators run one after the other.
-        as_written: run the model's nodes in their order, which frees tensors soonest. What ONNX Runtime fuses
-            runs after all that is ready, and what it finds twice is kept from the first to the last use.
+        as_written: run the model's nodes as they stand and in their order, which frees tensors soonest. What
+            ONNX Runtime makes of several nodes runs after all that is ready; what it finds twice is kept from
+            the first to the last use; and it would put a product's transpose back into the product.
 
     Raises:
         GraphError: ONNX Runtime refuses it.
@@ -38,13 +39,10 @@ def open_session(model: bytes, *, threads: int, as_written: bool = False) -> ort
     options.enable_mem_pattern = False  # one block for a whole step would lie beside the first step's pieces
     options.enable_mem_reuse = False  # what a later tensor will take over would be held until then
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    apart = ["CommonSubexpressionElimination"] if as_written else []
     if as_written:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # without fusions
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=apart
-        )
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base class
         raise GraphError(f"ONNX Runtime does not load the graph ({type(error).__name__})") from error
 

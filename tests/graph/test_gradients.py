@@ -142,18 +142,21 @@ def test_leaky_relu(*, seed: int, alpha: float | None, row: Shape) -> None:
     case.check(int(np.prod(row)))
 
 
+@pytest.mark.parametrize(
+    "bias", ["none", "scalar", "one", "one by one", "row", "one by row", "rows", "column of rows"]
+)
+@pytest.mark.parametrize("transposed", [None, 0, 1])
 @EXAMPLES
-@given(
-    seed=SEEDS, ins=st.integers(1, 5), outs=st.integers(1, 5), transposed=st.sampled_from([None, 0, 1]),
-    bias=st.sampled_from(["none", "scalar", "one", "one by one", "row", "one by row"]),
-)  # fmt: skip
-def test_gemm(*, seed: int, ins: int, outs: int, transposed: int | None, bias: str) -> None:
+@given(seed=SEEDS, ins=st.integers(1, 5), outs=st.integers(1, 5))
+def test_gemm(bias: str, *, transposed: int | None, seed: int, ins: int, outs: int) -> None:
     case = Case(seed, (ins,))
     inputs = [case.tensor("weights", *((outs, ins) if transposed else (ins, outs)))]
     shapes = {"scalar": (), "one": (1,), "one by one": (1, 1), "row": (outs,), "one by row": (1, outs)}
-    if bias != "none":
+    if bias in shapes:
         inputs.append(case.tensor("bias", *shapes[bias]))
-    case.add("Gemm", *inputs, **stated(transB=transposed))
+    elif bias != "none":
+        inputs.append(case.add("MatMul", case.tensor("other", ins, outs if bias == "rows" else 1)))
+    case.add("Gemm", *inputs, first=case.rows, **stated(transB=transposed))
     case.check(outs)
 
 
