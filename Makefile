@@ -12,7 +12,7 @@ ORT_LOCK := requirements-ort-training.lock
 ORT_TRAINING := onnxruntime-training-cpu==1.19.2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-ort-training test-torch bench-engines lint types imports tests long nightly prove relock mutants coq bench-sandbox bench-train bench-accuracy bench-build bench-phrasings bench-component bench-cifar random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
+.PHONY: help demo test test-ort-training test-torch bench-engines lint types imports tests long nightly prove relock mutants coq bench-sandbox bench-train bench-accuracy bench-precision bench-build bench-phrasings bench-component bench-cifar random-modules leak-selfcheck leak-nightly fuzz-graphs bench-leaktest mutation capacity slot-timing leak-timing data lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -110,6 +110,9 @@ bench-train: $(STAMP) $(TORCH)/.installed ## train and infer against PyTorch, wh
 
 bench-accuracy: $(STAMP) $(TORCH)/.installed ## accuracy on Fashion-MNIST against PyTorch, 3 seeds: DATA=DIR has its files
 	$(BIN)/python -m benchmarks.training.accuracy --torch $(TORCH)/bin/python --data "$(or $(DATA),$(FASHION))" $(BENCH)
+
+bench-precision: $(STAMP) $(TORCH)/.installed ## gradients against PyTorch's in float64 (two minutes)
+	$(BIN)/python -m benchmarks.training.precision --torch $(TORCH)/bin/python $(BENCH)
 
 bench-build: $(STAMP) ## time admission and gradient graphs of known networks (a minute)
 	$(BIN)/python -m benchmarks.training.build

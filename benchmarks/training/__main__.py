@@ -14,8 +14,12 @@ from benchmarks.training.duel import THREADS, Case, Result, duel
 
 CASES = (
     *(Case(net, batch, "train", 1.15) for net in ("vgg9", "vgg9-norm") for batch in (64, 128)),
-    *(Case(net, 64, "train", 1.15, workers=2, their_threads=2) for net in ("vgg9", "vgg9-norm")),
-    Case("vgg9-norm", 64, "train", 1.0, workers=2, their_threads=2, how="compile"),
+    *(
+        Case(net, batch, "train", target, workers=2, their_threads=2, how=how)
+        for how, target in (("eager", 1.15), ("compile", 1.0))
+        for net in ("vgg9", "vgg9-norm")
+        for batch in (64, 128)
+    ),
     *(Case("mlp", batch, "train", 1.4) for batch in (64, 128)),
     *(Case("lenet", batch, "train", 1.1) for batch in (64, 128)),
     Case("resnet20", 128, "train", 1.0),

@@ -122,7 +122,12 @@ def both(lesson: Lesson, pythons: tuple[Path, Path]) -> tuple[Outcome, Outcome]:
             )
             for python, side in zip(pythons, ("chiron", "torch"), strict=True)
         ]  # fmt: skip
-        answers = [process.communicate()[0] for process in processes]
+        try:
+            answers = [process.communicate()[0] for process in processes]
+        finally:
+            for process in processes:  # at Ctrl-C they are still learning
+                process.kill()
+                process.wait()
     if any(process.returncode for process in processes):
         raise SystemExit("a side failed: its own message is above")
     ours, theirs = (Outcome(**json.loads(answer)) for answer in answers)

@@ -18,7 +18,10 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line: `workers` processes of ours with `threads` each against one with `their_threads`."""
+    """One line: `workers` processes of ours with `threads` each against one with `their_threads`.
+
+    `batch` counts the rows of a step on either side: our workers share them.
+    """
 
     net: str
     batch: int
@@ -100,12 +103,12 @@ def duel(case: Case, *, ours: Path, theirs: Path, turns: int, seconds: float, cl
     if (case.workers, case.threads, case.their_threads) != (1, 1, 1):
         clock = "wall"
     layouts = ("contiguous", "channels-last")
-    common = (case.net, case.batch)
+    share = case.batch // case.workers
     sides = [
-        Side(ours, "benchmarks.training.chiron_worker", (*common, case.threads, case.mode),
+        Side(ours, "benchmarks.training.chiron_worker", (case.net, share, case.threads, case.mode),
              workers=case.workers, threads=case.threads),
         *(Side(theirs, "benchmarks.training.torch_worker",
-               (*common, case.their_threads, case.mode, layout, case.how),
+               (case.net, case.batch, case.their_threads, case.mode, layout, case.how),
                workers=1, threads=case.their_threads)
           for layout in layouts),
     ]  # fmt: skip
@@ -119,7 +122,7 @@ def duel(case: Case, *, ours: Path, theirs: Path, turns: int, seconds: float, cl
         for side in sides:
             side.close()
     best = min((1, 2), key=lambda place: statistics.median(row[place] for row in times))
-    ratios = sorted(case.workers * row[best] / row[0] for row in times)
+    ratios = sorted(row[best] / row[0] for row in times)
     rates = [steps * case.batch / statistics.median(row[place] for row in times) for place in (0, best)]
     quarter = len(ratios) // 4
     return Result(
@@ -127,7 +130,7 @@ def duel(case: Case, *, ours: Path, theirs: Path, turns: int, seconds: float, cl
         statistics.median(ratios),
         ratios[quarter],
         ratios[-1 - quarter],
-        case.workers * rates[0],
+        rates[0],
         rates[1],
         layouts[best - 1],
         peaks[0] / peaks[best],

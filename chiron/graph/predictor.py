@@ -54,9 +54,11 @@ class Predictor:
         rows = np.ascontiguousarray(x, dtype=np.float32)
         whole = len(rows) // BLOCK * BLOCK if self._blocks is not None else 0
         starts = range(whole, len(rows), self._at_once)
-        blocks = [self._run(self._blocks, rows[at : at + BLOCK]) for at in range(0, whole, BLOCK)]
-        others = [self._run(self._session, rows[at : at + self._at_once]) for at in starts]
-        return np.concatenate([np.empty((0, self._classes), dtype=np.float32), *blocks, *others])
+        parts = [self._run(self._blocks, rows[at : at + BLOCK]) for at in range(0, whole, BLOCK)]
+        parts += [self._run(self._session, rows[at : at + self._at_once]) for at in starts]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([np.empty((0, self._classes), dtype=np.float32), *parts])
 
     @staticmethod
     def _run(session: Any, rows: Float32Array) -> Float32Array:  # noqa: ANN401  ONNX Runtime ships no types
