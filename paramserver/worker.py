@@ -45,36 +45,36 @@ def work(
         DeferredFaultError: `compute` raised, or had not ended by the last slot; raised after that slot.
         ValueError: the buffers do not fit each other or the frame.
     """
-    fits = (
-        parameters.shape == gradient.shape == (parameters.size,) and 1 <= parameters.size <= frame.parameters
-    )
-    if not fits or not parameters.dtype == gradient.dtype == np.float32:
-        raise ValueError(f"both buffers must be flat float32 of one size, 1 to {frame.parameters}")
-    outbox = Outbox(frame)
-    computer = _Computer(compute, parameters=parameters, gradient=gradient, outbox=outbox)
-    slot, unanswered = None, 1  # START asks for the first gradient
+    _check_buffers(parameters, gradient, frame)
+    computer = _Computer(compute, parameters=parameters, gradient=gradient, outbox=Outbox(frame))
+    slot = None
     try:
         computer.ask(frame.receive(channel, slot=0, kinds={Kind.START}))
         start = schedule.start(clock.now())
         for slot in range(schedule.slots):
             clock.sleep_until(schedule.worker_tick(start, slot))
-            is_gradient, data = outbox.take(slot)
-            channel.send(data)
+            channel.send(computer.take(slot))
             reply = frame.receive(channel, slot=slot, kinds={Kind.EMPTY, Kind.PARAMETERS})
-            unanswered -= is_gradient
             if reply.kind is Kind.PARAMETERS:
                 computer.ask(reply)
-                unanswered += 1
         clock.sleep_until(schedule.worker_tick(start, schedule.slots))
     except Exception as error:
         raise ExchangeError(worker=worker, slot=slot, slots=schedule.slots) from error
     finally:
         computer.end()
-    computer.raise_fault(unanswered=unanswered)
+    computer.raise_fault()
+
+
+def _check_buffers(parameters: Float32Array, gradient: Float32Array, frame: FrameFormat) -> None:
+    fits = (
+        parameters.shape == gradient.shape == (parameters.size,) and 1 <= parameters.size <= frame.parameters
+    )
+    if not fits or not parameters.dtype == gradient.dtype == np.float32:
+        raise ValueError(f"both buffers must be flat float32 of one size, 1 to {frame.parameters}")
 
 
 class _Computer:
-    """The thread that computes, and what became of it."""
+    """The thread that computes, what it owes, and what became of it."""
 
     def __init__(
         self, compute: Compute, *, parameters: Float32Array, gradient: Float32Array, outbox: Outbox
@@ -84,23 +84,31 @@ class _Computer:
         self._gradient = gradient
         self._outbox = outbox
         self._asked: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._owed = 0  # gradients asked for and not sent yet; of the caller's thread alone
         self._step = 0
         self._fault: BaseException | None = None
         threading.Thread(target=self._run, name="paramserver-compute", daemon=True).start()
 
     def ask(self, frame: Frame) -> None:
         """Have the gradient at these parameters computed and put into the outbox."""
+        self._owed += 1
         self._asked.put(frame)
+
+    def take(self, slot: int) -> memoryview:
+        """Return the frame to send in this slot: the gradient's if it is ready, or an EMPTY one."""
+        is_gradient, data = self._outbox.take(slot)
+        self._owed -= is_gradient
+        return data
 
     def end(self) -> None:
         """Let the thread end once it has nothing left to compute."""
         self._asked.put(None)
 
-    def raise_fault(self, *, unanswered: int) -> None:
+    def raise_fault(self) -> None:
         """Raise if compute failed, or if it still owes a gradient."""
         if self._fault is not None:
             raise DeferredFaultError("compute", step=self._step, detail="see the cause") from self._fault
-        if unanswered:
+        if self._owed:
             detail = "its gradient was not sent by the last slot, choose a longer slot"
             raise DeferredFaultError("compute", step=self._step, detail=detail)
 

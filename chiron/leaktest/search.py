@@ -103,14 +103,7 @@ def search(
     began = time.monotonic()
 
     @seed(seed_)
-    @settings(
-        max_examples=-(-examples // OTHERS),
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
+    @_settings(examples)
     @given(runs(subject.schema, subject.observer, constants(subject.binary), count=1 + OTHERS))
     def compare(chosen: tuple[Secrets, ...]) -> None:
         one = run(subject, chosen[0])
@@ -133,6 +126,17 @@ def search(
         gc.unfreeze()
     report.seconds = time.monotonic() - began
     return report
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=-(-examples // OTHERS),
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
 
 
 def _count(report: Report, traces: tuple[Trace, Trace]) -> None:

@@ -26,10 +26,13 @@ from chiron.training.worker import noise_of
 from wasm_sandbox import GuestRefusedError
 
 if TYPE_CHECKING:
+    from chiron.graph import Engine
     from chiron.guest_api.dataset import Dataset
     from chiron.guest_api.limits import CompiledGuest
     from chiron.guest_api.plan import Plan
     from chiron.policy.header import Header
+    from chiron.training.batches import Batches
+    from chiron.training.transformed import Transformed
 
 SEED_BYTES = 8
 DEADLINE_MS = 60_000  # of one transform
@@ -110,7 +113,7 @@ def _create(
     monitor.finish_phase()
     engine = open_engine(network.admitted, batch=header.batch, threads=1)
     engine.parameters[:] = network.admitted.initial
-    losses, began = [], time.monotonic()
+    began = time.monotonic()
     with transformed(
         batches_of(dataset, header, seed=seed, index=0),
         transforms,
@@ -121,12 +124,7 @@ def _create(
         compiled=guest,
         augmentation=network.plan.augmentation,
     ) as batches:
-        for step in range(steps):
-            losses.append(engine.run(*batches(step), noise=noise_of(seed, step, 0)))
-            # plain descent: a trial of the network, not of the plan
-            np.subtract(
-                engine.parameters, network.plan.learning_rate * engine.gradient, out=engine.parameters
-            )
+        losses = _descend(engine, batches, rate=network.plan.learning_rate, seed=seed, steps=steps)
     step_ms = 1000 * (time.monotonic() - began) / max(steps, 1)
     if transforms is not None:
         with Transformer(
@@ -138,6 +136,17 @@ def _create(
         header, network.plan, network.admitted.parameter_count, log, fuel, report.fuel, create_ms, step_ms,
         tuple(losses),
     )  # fmt: skip
+
+
+def _descend(
+    engine: Engine, batches: Batches | Transformed, *, rate: float, seed: int, steps: int
+) -> list[float]:
+    """Train by plain descent, a trial of the network and not of the plan; return each step's loss."""
+    losses = []
+    for step in range(steps):
+        losses.append(engine.run(*batches(step), noise=noise_of(seed, step, 0)))
+        np.subtract(engine.parameters, rate * engine.gradient, out=engine.parameters)
+    return losses
 
 
 def _try_query(transformer: Transformer, dataset: Dataset, state: kernel.State) -> None:

@@ -28,11 +28,8 @@ WIRE, SEALED, LEAD = "chiron/training/wire.py", "chiron/training/sealed.py", "ch
 QUERY, BLACKBOX = "chiron/serving/query.py", "chiron/serving/blackbox.py"
 EXECUTION, STREAM = "wasm_sandbox/execution.py", "enclave/stream.py"
 T_KERNEL, T_CALLS = "tests/policy/test_kernel.py", "tests/training/test_host_calls.py"
-T_EXCHANGE, T_FRAMES = (
-    "tests/training/test_paramserver_exchange.py",
-    "tests/training/test_paramserver_frames.py",
-)
-T_PROCESS, T_PARTS = "tests/training/test_guest_process.py", "tests/training/test_parts.py"
+T_FRAMES, T_PROCESS = "tests/training/test_paramserver_frames.py", "tests/training/test_guest_process.py"
+T_LEAD = "tests/training/test_lead.py"
 T_QUERY, T_FINDS = "tests/serving/test_query.py", "tests/leakage/test_leaktest_finds.py"
 T_ENVELOPE, T_LEDGER = "tests/attestation/test_envelope.py", "tests/training/test_ledger.py"
 
@@ -134,7 +131,7 @@ BUGS: Final = (
         "TRAIN-1", SERVER,
         "                self._clock.sleep_until(schedule.server_tick(start, slot))",
         "                pass",
-        f"{T_EXCHANGE}::test_the_server_waits_for_its_own_ticks_and_for_the_end",
+        "tests/training/test_paramserver_ticks.py::test_the_server_waits_for_its_own_ticks_and_for_the_end",
     ),
     Bug(
         "an early end of the exchange where the optimiser fails",
@@ -142,7 +139,8 @@ BUGS: Final = (
         "                    fault = self._train(training, item)",
         "                    if (fault := self._train(training, item)) is not None:\n"
         "                        raise fault",
-        f"{T_EXCHANGE}::test_a_failed_optimiser_is_raised_from_its_cause_after_the_last_slot",
+        "tests/training/test_paramserver_faults.py"
+        "::test_a_failed_optimiser_is_raised_from_its_cause_after_the_last_slot",
     ),
     Bug(
         "an early slot end",
@@ -165,14 +163,15 @@ BUGS: Final = (
         "TRAIN-4", "chiron/training/create.py",
         "            releaser.wait_for_half()",
         "            pass",
-        f"{T_PARTS}::test_the_guests_process_ends_at_half_slot_also_where_the_guest_is_done_before",
+        "tests/training/test_create.py"
+        "::test_the_guests_process_ends_at_half_slot_also_where_the_guest_is_done_before",
     ),
     Bug(
         "a skipped pad",
         "CONF-4", WIRE,
         '    return (_LENGTH.pack(len(content)) + content).ljust(size, b"\\0")',
         "    return _LENGTH.pack(len(content)) + content",
-        f"{T_PARTS}::test_what_is_padded_comes_back_in_one_size",
+        "tests/training/test_wire.py::test_what_is_padded_comes_back_in_one_size",
     ),
     Bug(
         "a reply as long as the log",
@@ -186,21 +185,21 @@ BUGS: Final = (
         "CONF-4", SEALED,
         "    graph = pad(model.graph, graph_message_bytes(header))  # CONF-4",
         "    graph = pad(model.graph, len(model.graph) + 8)  # CONF-4",
-        f"{T_PARTS}::test_a_sealed_model_has_one_size_a_header",
+        "tests/training/test_sealed_models.py::test_a_sealed_model_has_one_size_a_header",
     ),
     Bug(
         "the user may read the operator's log",
         "NI-3", LEAD,
         '        case "log" if is_operator:',
         '        case "log":',
-        f"{T_PARTS}::test_a_party_is_answered_what_is_its_own_and_no_more",
+        f"{T_LEAD}::test_a_party_is_answered_what_is_its_own_and_no_more",
     ),
     Bug(
         "the lead's refusal has the error's text",
         "ERR-1", LEAD,
         '            return {"error": Code.BAD_REQUEST.value}',
         '            return {"error": str(request)}',
-        f"{T_PARTS}::test_a_request_of_another_form_is_answered_with_a_code",
+        f"{T_LEAD}::test_a_request_of_another_form_is_answered_with_a_code",
     ),
     Bug(
         "an answer leaves when it is ready",
@@ -376,7 +375,7 @@ BUGS: Final = (
         "NI-5", "chiron/training/results.py",
         "    return round(min(float(LOSS_TOP), max(0.0, loss / LOSS_STEP)))",
         "    return round(loss * 1e6)",
-        f"{T_PARTS}::test_a_loss_is_released_in_eight_bits",
+        "tests/training/test_results.py::test_a_loss_is_released_in_eight_bits",
     ),
     Bug(
         "a refused graph is told with its values",

@@ -33,7 +33,7 @@ def test_a_good_guest_shows_header_plan_size_log_and_falling_losses() -> None:
     assert tuple(shown.header.as_dict().values()) == HEADER
     assert (shown.plan.optimiser, shown.parameters, shown.log) == ("sgd", VALUES * CLASSES, "\x01")
     assert len(shown.losses) == 20
-    assert shown.losses[-1] < shown.losses[0]
+    assert shown.losses[-1] < shown.losses[0] / 4  # rows alone, without descent, move them by a tenth
     assert min(shown.configure_fuel, shown.create_fuel) > 0
 
 

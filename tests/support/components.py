@@ -50,13 +50,7 @@ def component(
     given = "".join(f'(export "{name}" (func ${name}))' for name in calls)
     host = f'(import "{interface}" (instance $host {types}))' if calls else ""
     text = f"""(component {host} {outside}
-      (core module $base (memory (export "memory") {pages}) (global $top (mut i32) (i32.const 1024))
-        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
-          (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
-          (global.set $top (i32.add (local.get $at) (local.get 3)))
-          (loop (if (i32.gt_u (global.get $top) (i32.mul (memory.size) (i32.const 65536)))
-            (then (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br 1))))
-          (local.get $at)))
+      {_base(pages)}
       (core instance $base (instantiate $base))
       (alias core export $base "memory" (core memory $memory))
       (alias core export $base "realloc" (core func $realloc))
@@ -69,6 +63,17 @@ def component(
       (instance $model (export "configure" (func $go)) (export "create" (func $go)))
       (export "{model}" (instance $model)))"""
     return bytes(wasmtime.wat2wasm(text))
+
+
+def _base(pages: str) -> str:
+    """Return the core module that has the memory, and an allocator that grows it and frees nothing."""
+    return f"""(core module $base (memory (export "memory") {pages}) (global $top (mut i32) (i32.const 1024))
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+          (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
+          (global.set $top (i32.add (local.get $at) (local.get 3)))
+          (loop (if (i32.gt_u (global.get $top) (i32.mul (memory.size) (i32.const 65536)))
+            (then (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br 1))))
+          (local.get $at)))"""
 
 
 def _component_type(signature: str) -> str:

@@ -94,6 +94,11 @@ def new_node(role: Role, attester: SimulatedAttester, emit: Callable[[Event], No
     return make_node(role, POLICY, policy_bytes=POLICY_BYTES, attester=attester, emit=emit)
 
 
+def node_of(role: Role, folder: Path, emit: Callable[[Event], None] = lambda _: None) -> Node:
+    """Return a node under the policy in force on the simulated CPU of this folder."""
+    return new_node(role, make_attester(folder), emit)
+
+
 @contextmanager
 def listening(node: Node, handle: Callable[[Channel], None], *, anonymous: bool) -> Iterator[tuple[str, int]]:
     """Serve a node's connections while the block runs; yield its address."""
