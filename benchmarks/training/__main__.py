@@ -39,6 +39,7 @@ def main() -> None:
         "--torch", metavar="PYTHON", type=Path, required=True, help="its environment's Python"
     )
     parser.add_argument("--only", metavar="NET", help="one network's lines")
+    parser.add_argument("--mode", choices=("train", "infer"), help="one mode's lines")
     parser.add_argument("--turns", type=int, default=15, help="turns of each side")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -56,7 +57,7 @@ def main() -> None:
         _line(HEADER)
     results = []
     for case in CASES:
-        if given.only not in {None, case.net}:
+        if given.only not in {None, case.net} or given.mode not in {None, case.mode}:
             continue
         result = duel(
             case,

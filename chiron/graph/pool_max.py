@@ -19,14 +19,15 @@ LOWEST = float("-inf")
 
 
 def forward(tape: Tape, node: Node) -> None:
-    """Write the pooling; each place's win keeps a name that the backward pass knows."""
+    """Write the pooling; each place's win keeps a name that the backward pass, if there is one, knows."""
     window = _window(tape, node)
     planes = window.padded(tape, places_first(tape, node.inputs[0]), value=LOWEST)
     first, *others = window.places()
     best = window.seen(tape, planes, first)
     for index, place in enumerate(others):
         seen = window.seen(tape, planes, place)
-        tape.op("Greater", [seen, best], name=_beats(node, index))
+        if tape.training:
+            tape.op("Greater", [seen, best], name=_beats(node, index))
         best = tape.op("Max", [best, seen])
     rows_first(tape, best, name=node.output)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROBABILITIES = "probabilities"
 AT_ONCE_VALUES = 1 << 24  # of all tensors together: 64 MiB
-BLOCK = 16  # rows from which convolutions phrased as in training are faster; more would leave the caches
+BLOCK = 16  # rows from which minimal filtering is faster; more would leave the caches
 
 
 class Predictor:
@@ -72,7 +72,7 @@ class Predictor:
 def _serving_model(graph: AdmittedGraph, parameters: Float32Array, *, block: int | None = None) -> bytes:
     """Return the inference model with a softmax behind it.
 
-    It takes any number of rows, or with `block` that many, its convolutions phrased by their shape.
+    It takes any number of rows, or with `block` that many, its convolutions filtered where that is faster.
     """
     tape = inference_tape(graph, parameters, batch=block, phrased=block is not None)
     tape.op("Softmax", [LOGITS], name=PROBABILITIES, axis=1)

@@ -20,11 +20,11 @@ _WRITERS = {
 
 
 def write_conv(tape: Tape, node: Node) -> None:
-    """Write the convolution; elsewhere than in a training graph as ONNX has it."""
-    if tape.phrased:
-        _WRITERS[_phrasing(tape, node)].forward(tape, node)
-    else:
-        conv_direct.forward(tape, node)
+    """Write the convolution; where it is served, as ONNX has it or by minimal filtering."""
+    phrasing = _phrasing(tape, node) if tape.phrased else Phrasing.DIRECT
+    if not tape.training and phrasing is not Phrasing.WINOGRAD:
+        phrasing = Phrasing.DIRECT
+    _WRITERS[phrasing].forward(tape, node)
 
 
 def conv(tape: Tape, node: Node, gradient: str) -> None:
