@@ -160,7 +160,7 @@ def compare(name: str, *, rounds: int) -> str:
         ["loss", *(gradient_name(p.name) for p in graph.parameters)],
         ["loss", *(f"adj_{p.name}" for p in graph.parameters)],
     )
-    sessions = [open_session(model, threads=1) for model in models]
+    sessions = [open_session(models[0], threads=1, as_written=True), open_session(models[1], threads=1)]
     ours, theirs = (session.run(names, feeds) for session, names in zip(sessions, wanted, strict=True))
     worst = max(
         float(np.linalg.norm(a - b.reshape(a.shape))) / max(float(np.linalg.norm(a)), NO_GRADIENT)

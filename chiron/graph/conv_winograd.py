@@ -37,7 +37,7 @@ def forward(tape: Tape, node: Node) -> None:
     products = tape.op("MatMul", [tiles, tape.op("Transpose", [kernels], perm=(0, 2, 1))])
     result = filters.gather(tape, products, channels=outs)
     for bias in node.inputs[2:]:
-        result = tape.op("Add", [result, beside(tape, bias)])
+        result = tape.op("Add", [result, beside(tape, bias, rows=tape.shapes[image][0])])
     rows_first(tape, result, name=node.output)
 
 

@@ -247,7 +247,7 @@ class Net:
             2 * volume(chain[-1]) + primitive.workspace(node, chain),
             primitive.passing(node, chain),
         )
-        if has_batch(chain[-1]) or any(has_batch(shape) for shape in chain):
+        if any(has_batch(shape) for shape in chain):
             self._values += values - passing
             self._passing_values = max(self._passing_values, passing)
         else:

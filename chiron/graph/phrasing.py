@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 FEW_CHANNELS = 4  # products over one place of the kernel would be too narrow
 MANY_CHANNELS = 8  # from here on products over channels are worth their transforms
 FEW_PLACES = 9  # of a kernel, up to which a product for each was measured
-NARROW = 16  # channels over which constant weights gain nothing by filtering
-MOST = 0.75
+NARROW = 16  # channels up to which a layer does not count as filtered for `mostly_filtered`
+MOST = 0.75  # of a network's multiplications: the share from which blocks of rows are filtered
 
 
 class Phrasing(Enum):

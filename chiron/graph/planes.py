@@ -32,11 +32,9 @@ def rows_first(tape: Tape, planes: str, *, name: str = "") -> str:
     return tape.op("Transpose", [planes], name=name, perm=SWAP)
 
 
-def beside(tape: Tape, vector: str) -> str:
+def beside(tape: Tape, vector: str, *, rows: int) -> str:
     """Repeat a vector over channels for each row: operators repeat few values at a time slowly."""
-    if tape.batch is None:
-        return vector
-    return tape.op("Expand", [vector, tape.ints(tape.batch, *tape.shapes[vector])])
+    return tape.op("Expand", [vector, tape.ints(rows, *tape.shapes[vector])])
 
 
 def swapped(shape: Shape) -> Shape:

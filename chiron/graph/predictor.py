@@ -72,7 +72,8 @@ class Predictor:
 def _serving_model(graph: AdmittedGraph, parameters: Float32Array, *, block: int | None = None) -> bytes:
     """Return the inference model with a softmax behind it.
 
-    It takes any number of rows, or with `block` that many, its convolutions filtered where that is faster.
+    It takes any number of rows, or with `block` that many: then convolutions are filtered where that is
+    faster, and max pooling stays on planes between them.
     """
     tape = inference_tape(graph, parameters, batch=block, phrased=block is not None)
     tape.op("Softmax", [LOGITS], name=PROBABILITIES, axis=1)

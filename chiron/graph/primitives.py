@@ -25,7 +25,7 @@ from chiron.graph import (
     write,
 )
 from chiron.graph.errors import Rule
-from chiron.graph.phrasing import FEW_CHANNELS
+from chiron.graph.phrasing import FEW_CHANNELS, Phrasing, Sizes, choose
 from chiron.graph.shapes import has_batch, need, volume
 
 if TYPE_CHECKING:
@@ -200,19 +200,34 @@ def _conv_unfolded(node: Node, chain: Sequence[Shape]) -> int:
     return math.prod(chain[1][1:]) * math.prod(chain[-1][2:]) if stepped else 0
 
 
+def _columns(chain: Sequence[Shape]) -> int:
+    """Count what a first layer's windows hold at once: whole windows, or a row of the kernel's places."""
+    _, channels, _, width = chain[1]
+    if channels > FEW_CHANNELS:
+        return 0
+    return max(conv_patches.AT_ONCE, channels * width) * math.prod(chain[-1][2:])
+
+
+def _shares(node: Node, chain: Sequence[Shape]) -> int:
+    """Count what each place of the kernel gives back to the image, and the same moved, where that is done."""
+    shapes = {**dict(zip(node.inputs, chain, strict=False)), node.output: chain[-1]}
+    if choose(Sizes.of(node, shapes, wants=True)) is not Phrasing.TAPS:
+        return 0
+    return 2 * math.prod(chain[1][1:]) * math.prod(chain[-1][2:])
+
+
 def _phrased_workspace(node: Node, chain: Sequence[Shape]) -> int:
     """Count what the most expensive phrasing keeps of a row: see chiron.graph.phrasing."""
-    columns = 0
-    if chain[1][1] <= FEW_CHANNELS:
-        columns = 2 * conv_patches.AT_ONCE * math.prod(chain[-1][2:]) + volume(chain[-1])
-    by_places = _conv_workspace(node, chain) + columns
+    columns = 2 * _columns(chain)
+    by_places = (
+        _conv_workspace(node, chain) + _shares(node, chain) + columns + (volume(chain[-1]) if columns else 0)
+    )
     return max(by_places, conv_winograd.workspace(chain[0][1:], chain[1], chain[-1][1:]))
 
 
 def _phrased_passing(node: Node, chain: Sequence[Shape]) -> int:
     """Count what of that is no tile and no column: those of the forward pass serve the weights' gradient."""
-    columns = conv_patches.AT_ONCE * math.prod(chain[-1][2:]) if chain[1][1] <= FEW_CHANNELS else 0
-    kept = max(columns, conv_winograd.tiles(chain[0][1:], chain[1], chain[-1][1:]))
+    kept = max(_columns(chain), conv_winograd.tiles(chain[0][1:], chain[1], chain[-1][1:]))
     return max(0, _phrased_workspace(node, chain) - kept)
 
 
@@ -240,9 +255,20 @@ def _max_workspace(node: Node, chain: Sequence[Shape]) -> int:
     return 3 * math.prod(node.integers("kernel_shape")) * volume(chain[-1]) + 4 * volume(chain[0])
 
 
-def _largest(_: Node, chain: Sequence[Shape]) -> int:
-    """Count the transpose of one of the rows' matrices."""
-    return max((volume(shape) for shape in chain if has_batch(shape)), default=0)
+def _product_workspace(_: Node, chain: Sequence[Shape]) -> int:
+    """Count a transpose of what the rows hold, and gradients of stacked factors before they are summed."""
+    left, right, result = chain[0], chain[1], chain[-1]
+    turned = max(
+        volume(shape) for shape in (left, right, result) if has_batch(shape) or not has_batch(result)
+    )
+    if len(right) == 2:  # noqa: PLR2004  a matrix
+        return turned
+    return turned + sum(volume(result[:-2]) * volume(factor[-2:]) for factor in (left, right))
+
+
+def _fixed_factor(_: Node, chain: Sequence[Shape]) -> int:
+    """Count the transpose of a factor that does not grow with the batch."""
+    return max((volume(shape) for shape in chain[:2] if not has_batch(shape)), default=0)
 
 
 def _triple(_: Node, chain: Sequence[Shape]) -> int:
@@ -293,8 +319,20 @@ PRIMITIVES: Mapping[str, Primitive] = {
     "ReduceSum": Primitive(_reduced, rules_reduce.reduce_sum, write.reduce_sum),
     "ReduceMean": Primitive(_reduced, rules_reduce.reduce_mean),
     "ReduceMax": Primitive(_reduced, rules_reduce.reduce_max),
-    "MatMul": Primitive(_matmul, rules_dense.matmul, workspace=_largest, passing=_largest),
-    "Gemm": Primitive(_gemm, rules_dense.gemm, rules_dense.write_gemm, workspace=_largest, passing=_largest),
+    "MatMul": Primitive(
+        _matmul,
+        rules_dense.matmul,
+        workspace=_product_workspace,
+        passing=_product_workspace,
+        unfolded=_fixed_factor,
+    ),
+    "Gemm": Primitive(
+        _gemm,
+        rules_dense.gemm,
+        rules_dense.write_gemm,
+        workspace=_product_workspace,
+        passing=_product_workspace,
+    ),
     "Conv": Primitive(
         _conv,
         rules_conv.conv,

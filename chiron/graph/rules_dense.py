@@ -19,10 +19,10 @@ def matmul(tape: Tape, node: Node, gradient: str) -> None:
         _by_matrix(tape, node, gradient)
         return
     if tape.wants(left):
-        part = tape.op("MatMul", [gradient, _turned(tape, right)])
+        part = tape.op("MatMul", [gradient, _transposed(tape, right)])
         give_summed(tape, left, part, result=_stacked(tape, node, left))
     if tape.wants(right):
-        part = tape.op("MatMul", [_turned(tape, left), gradient])
+        part = tape.op("MatMul", [_transposed(tape, left), gradient])
         give_summed(tape, right, part, result=_stacked(tape, node, right))
 
 
@@ -40,7 +40,7 @@ def _by_matrix(tape: Tape, node: Node, gradient: str) -> None:
         tape.give(right, _product_over_rows(tape, ins, outs))
 
 
-def _turned(tape: Tape, name: str) -> str:
+def _transposed(tape: Tape, name: str) -> str:
     rank = len(tape.shapes[name])
     return tape.op("Transpose", [name], perm=(*range(rank - 2), rank - 1, rank - 2))
 
@@ -51,17 +51,17 @@ def _stacked(tape: Tape, node: Node, operand: str) -> Shape:
 
 
 def write_gemm(tape: Tape, node: Node) -> None:
-    """Write Gemm, or where `_turns` finds it faster, its transpose and a Transpose."""
-    if not _turns(tape, node):
+    """Write Gemm, or where `_faster_transposed` says so, its transpose and a Transpose."""
+    if not _faster_transposed(tape, node):
         tape.node("Gemm", node.inputs, node.attributes, name=node.output)
         return
     rows, weights, *bias = node.inputs
     columns = [tape.reshape(name, (-1, 1)) for name in bias]
-    turned = tape.op("Gemm", [weights, rows, *columns], transB=1)
-    tape.op("Transpose", [turned], name=node.output, perm=(1, 0))
+    product = tape.op("Gemm", [weights, rows, *columns], transB=1)
+    tape.op("Transpose", [product], name=node.output, perm=(1, 0))
 
 
-def _turns(tape: Tape, node: Node) -> bool:
+def _faster_transposed(tape: Tape, node: Node) -> bool:
     """Tell whether W X' is faster than X W'.
 
     ONNX Runtime reads the left operand as it lies and copies the right one, so the larger one stands on the

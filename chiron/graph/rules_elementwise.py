@@ -127,7 +127,7 @@ def dropout(tape: Tape, node: Node, gradient: str) -> None:
 
 
 def relu(tape: Tape, node: Node, gradient: str) -> None:
-    """Pass where the output is positive (nothing at 0). It reads the output alone, so Conv can fuse Relu."""
+    """Pass where the output is positive (nothing at 0); the input need not be kept for it."""
     positive = tape.op("Greater", [node.output, tape.scalar(0.0)])
     slope = tape.op("Cast", [positive], to=TensorProto.FLOAT)  # faster than Sign, and than Where
     tape.give(node.inputs[0], tape.op("Mul", [gradient, slope]))

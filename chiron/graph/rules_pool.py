@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_max_pool(tape: Tape, node: Node) -> None:
-    """Write max pooling, on planes where it will have a gradient."""
+    """Write max pooling: on planes in training, where it will have a gradient, and in blocks of rows."""
     if tape.phrased and tape.wants(node.output):
         pool_max.forward(tape, node)
     else:

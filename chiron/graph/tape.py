@@ -45,7 +45,7 @@ class Tape:
         self.shapes = dict(shapes)
         self.batch, self.training = batch, training
         self.drops = training
-        self.phrased = False  # whether layers are written as their own gradients want them
+        self.phrased = False  # whether layers are written as is fastest for many rows
         self.masks: dict[str, float] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []

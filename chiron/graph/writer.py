@@ -68,7 +68,8 @@ def tape_of(
         batch: rows, or None for any number of them.
         training: whether layers act as in training.
         drops: whether dropout does, too.
-        phrased: whether convolutions and pools are written as is fastest for many rows.
+        phrased: whether convolutions, pools and, in training, dense layers are written as is fastest for
+            many rows.
         nodes: other nodes to write in place of the network's.
         fixed: values to write into the model, by the names that nodes read.
     """

@@ -98,36 +98,85 @@ def test_an_ordinary_layer_with_strides_costs_little(operator: str) -> None:
 
 
 STEP = """
-import resource, sys
+import pathlib, re, sys
 import numpy as np
 from chiron.graph import GraphLimits, StockEngine, TensorSpec, admit
-limits = GraphLimits(1 << 26, 1 << 22, max_activation_bytes=1 << 30, max_batch=2)
-graph = admit(sys.stdin.buffer.read(), TensorSpec(({shape},), {classes}), limits=limits)
-engine = StockEngine(graph, batch=2, threads=1)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-engine.run(np.zeros((2, {shape}), np.float32), np.zeros(2, np.int64))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+
+def kib(what):
+    return int(re.search(what + r":\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+
+shape, classes, batch = {shape}, {classes}, {batch}
+limits = GraphLimits(1 << 26, 1 << 23, max_activation_bytes=1 << 30, max_batch=batch)
+graph = admit(sys.stdin.buffer.read(), TensorSpec(shape, classes), limits=limits)
+engine = StockEngine(graph, batch=batch, threads=1)
+before = kib("VmRSS")
+engine.run(np.ones((batch, *shape), np.float32), np.zeros(batch, np.int64))
+print((kib("VmHWM") - before) // 1024)
 """
 
 
-def least_estimate(net: Network) -> int:
+def least_estimate(net: Network, *, batch: int = 2) -> int:
     """Return the lowest limit, in MiB, that admits a network."""
     low, high = 1, 1024
     while low < high:
         middle = (low + high) // 2
         try:
-            admitted(net, middle)
+            admitted(net, middle, batch=batch)
             high = middle
         except AdmissionError:
             low = middle + 1
     return low
 
 
-def test_a_step_takes_no_more_memory_than_was_counted() -> None:
-    net = shared_weights()
-    code = STEP.format(shape=net.shape[0], classes=net.classes)
+def long_kernel() -> Network:
+    """Return a first layer whose windows hold 1,600 values."""
+    net = Network((4, 16_384), 3)
+    net.add("Conv", net.tensor("kernel", 8, 4, 400))
+    net.add("GlobalAveragePool")
+    net.add("Flatten")
+    net.add("Gemm", net.tensor("head", 8, 3))
+    return net
+
+
+def dilated_convolution() -> Network:
+    """Return many channels that become few: each place of the kernel has a share of the image."""
+    net = image(64)
+    net.add("Conv", net.tensor("kernel", 8, 64, 3, 3), dilations=[2, 2], pads=[2] * 4)
+    return classified(net, 8)
+
+
+def tall_convolution() -> Network:
+    net = image(64)
+    net.add("Conv", net.tensor("kernel", 8, 64, 9, 1), pads=[4, 0, 4, 0])
+    return classified(net, 8)
+
+
+def stack_of_matrices() -> Network:
+    """Return few values for a row that are multiplied by 64 matrices."""
+    net = Network((16,), 3)
+    net.add("Reshape", net.values("to", np.array([-1, 1, 1, 16])))
+    net.add("MatMul", net.tensor("stack", 64, 16, 2048))
+    net.add("ReduceMean", axes=[1, 2], keepdims=0)
+    net.add("Gemm", net.tensor("head", 2048, 3))
+    return net
+
+
+STEPS: dict[str, tuple[Callable[[], Network], int]] = {
+    "shared weights": (shared_weights, 2),
+    "long kernel": (long_kernel, 2),
+    "dilated convolution": (dilated_convolution, 2),
+    "tall convolution": (tall_convolution, 2),
+    "stack of matrices": (stack_of_matrices, 16),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(STEPS))
+def test_a_step_takes_no_more_memory_than_was_counted(kind: str) -> None:
+    made, batch = STEPS[kind]
+    net = made()
+    code = STEP.format(shape=net.shape, classes=net.classes, batch=batch)
     done = subprocess.run([sys.executable, "-c", code], input=net.encoded(), capture_output=True, check=True)
-    assert int(done.stdout) <= least_estimate(net) + 32
+    assert int(done.stdout) <= least_estimate(net, batch=batch) + 32
 
 
 def test_a_prediction_takes_few_rows_at_once_where_each_takes_much(monkeypatch: pytest.MonkeyPatch) -> None:

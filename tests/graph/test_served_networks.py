@@ -9,7 +9,15 @@ import onnx
 import pytest
 from networks import Network
 
-from chiron.graph import AdmittedGraph, GraphLimits, Predictor, TensorSpec, admit, inference_model
+from chiron.graph import (
+    AdmittedGraph,
+    GraphLimits,
+    Predictor,
+    StockEngine,
+    TensorSpec,
+    admit,
+    inference_model,
+)
 from chiron.graph.layout import settle
 from chiron.graph.phrasing import mostly_filtered
 from chiron.graph.predictor import BLOCK
@@ -99,3 +107,24 @@ def test_few_channels_are_served_as_they_stand() -> None:
     net = Network((6,), CLASSES)
     net.add("MatMul", net.tensor("head", 6, CLASSES))
     assert not mostly_filtered(admit(net.encoded(), TensorSpec(net.shape, CLASSES), limits=LIMITS))
+
+
+def test_images_that_a_row_is_cut_into_are_filtered_too() -> None:
+    """A layer's images may be more than the batch has rows: here six for each."""
+    net = Network((6, 32, 8, 8), CLASSES)
+    net.add("Reshape", net.values("images", np.array([-1, 32, 8, 8])))
+    net.add("Conv", net.tensor("kernel", 32, 32, 3, 3, scale=0.1), net.tensor("bias", 32), pads=[1] * 4)
+    net.add("GlobalAveragePool")
+    net.add("Reshape", net.values("rows", np.array([-1, 192])))
+    net.add("Gemm", net.tensor("head", 192, CLASSES))
+    graph = admit(net.encoded(), TensorSpec(net.shape, CLASSES), limits=LIMITS)
+    assert mostly_filtered(graph)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(BLOCK + 1, *net.shape)).astype(np.float32), np.zeros(BLOCK + 1, np.int64)
+    answers = Predictor(graph, graph.initial, threads=1).predict(x)
+    (logits,) = open_session(net.encoded(), threads=1).run(None, {"x": x})
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    np.testing.assert_allclose(answers, shares, rtol=1e-3, atol=1e-5)
+    loss = StockEngine(graph, batch=BLOCK + 1, threads=1).run(x, y)
+    assert loss == pytest.approx(-np.log(shares[:, 0]).mean(), rel=1e-4)
