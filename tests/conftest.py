@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FIRST = (  # they take longest: begun last, one would leave a core idle
     "leakage/test_canaries.py",
+    "packaging/test_ci_example.py",
     "training/test_whole_job.py",
     "leakage/test_leaktest_finds.py",
     "leakage/test_leaktest_plugin.py",

@@ -79,6 +79,7 @@ MESSAGES = {  # empty sub-messages, two bytes each, behind a good model (protobu
 }
 
 
+@pytest.mark.no_cover  # a quarter of a million fields one by one
 @pytest.mark.parametrize("kind", sorted(MESSAGES))
 def test_a_flood_of_fields_is_refused_before_it_is_parsed(kind: str) -> None:
     error = refusal(perceptron().encoded() + MESSAGES[kind], TensorSpec((6,), 3))

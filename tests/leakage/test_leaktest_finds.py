@@ -23,6 +23,8 @@ from chiron.policy.loader import spec_folder
 if TYPE_CHECKING:
     from types import ModuleType
 
+pytestmark = pytest.mark.no_cover  # many runs of what other tests cover: tracing takes most of the time
+
 EXAMPLES_FOLDER = Path(__file__).parents[2] / "examples"
 
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from chiron.guest_api.limits import LoadedGuest
 
+pytestmark = pytest.mark.no_cover  # many runs of what other tests cover: tracing takes most of the time
+
 ENDINGS = (Do("(unreachable)", ends=True), Do("(return (i32.const 7))", ends=True))
 OTHERS = sorted(set(CALLS) - {"header"})
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("chiron", "wasm_sandbox", "enclave", "paramserver")
@@ -33,13 +32,18 @@ HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}(?: \\)?$")
 PYPROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def files() -> Iterator[Path]:
-    """Every file of ours: neither hidden nor made by a tool."""
-    for path in sorted(CHECKOUT.rglob("*")):
-        parts = path.relative_to(CHECKOUT).parts
-        hidden = any(part.startswith(".") and part not in HIDDEN_AND_OURS for part in parts)
-        if path.is_file() and not hidden and not MADE.intersection(parts) and path.suffix not in BINARY:
-            yield path
+def ours(name: str) -> bool:
+    return name not in MADE and (not name.startswith(".") or name in HIDDEN_AND_OURS)
+
+
+@cache
+def texts() -> dict[Path, str]:
+    """Every file of ours, neither hidden nor made by a tool, and what is in it."""
+    found = []
+    for folder, folders, names in os.walk(CHECKOUT):
+        folders[:] = filter(ours, folders)  # environments have a hundred thousand files: not even looked at
+        found += [Path(folder, name) for name in names if ours(name)]
+    return {path: path.read_text(encoding="utf-8") for path in sorted(found) if path.suffix not in BINARY}
 
 
 def locked(name: str) -> dict[str, tuple[str, int]]:
@@ -65,11 +69,10 @@ def bare(requirement: str) -> str:
 def test_no_file_holds(what: str) -> None:
     pattern = re.compile(FORBIDDEN[what])
     found = [
-        f"{path.relative_to(CHECKOUT)}:{number}"
-        for path in files()
+        f"{path.relative_to(CHECKOUT)}:{text.count(chr(10), 0, match.start()) + 1}"
+        for path, text in texts().items()
         if path != Path(__file__).resolve()
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if pattern.search(line)
+        for match in pattern.finditer(text)
     ]
     assert found == []
 

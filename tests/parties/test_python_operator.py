@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIGITS = CHECKOUT / "examples" / "data" / "digits.npz"
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.alone]  # slots of 20 ms
 
 
 def test_a_python_guest_goes_from_a_template_to_a_sealed_model(tmp_path: Path) -> None:
