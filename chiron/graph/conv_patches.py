@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from chiron.graph.planes import places_first, rows_first
 
 if TYPE_CHECKING:
-    from chiron.graph.admitted import Node
+    from chiron.graph.admitted import Node, Shape
     from chiron.graph.tape import Tape
 
 AT_ONCE = 80  # of a window's values
@@ -58,10 +58,15 @@ def backward(tape: Tape, node: Node, gradient: str) -> None:
     tape.give(weights, turned)
 
 
+def at_once(weights: Shape) -> int:
+    """Return how many values of a window, at most, a product takes; weights are (out, in, height, width)."""
+    return max(AT_ONCE, weights[1] * weights[3])  # at least a row of the kernel
+
+
 def _parts(tape: Tape, node: Node) -> list[tuple[int, int]]:
     """Return the kernel's rows, first and last, that each product takes."""
-    _, ins, high, wide = tape.shapes[node.inputs[1]]
-    step = max(1, AT_ONCE // (ins * wide))
+    _, ins, high, wide = weights = tape.shapes[node.inputs[1]]
+    step = at_once(weights) // (ins * wide)
     return [(first, min(first + step, high)) for first in range(0, high, step)]
 
 

@@ -201,11 +201,9 @@ def _conv_unfolded(node: Node, chain: Sequence[Shape]) -> int:
 
 
 def _columns(chain: Sequence[Shape]) -> int:
-    """Count what a first layer's windows hold at once: whole windows, or a row of the kernel's places."""
-    _, channels, _, width = chain[1]
-    if channels > FEW_CHANNELS:
-        return 0
-    return max(conv_patches.AT_ONCE, channels * width) * math.prod(chain[-1][2:])
+    """Count what a first layer's windows hold at once; other layers have none."""
+    few = chain[1][1] <= FEW_CHANNELS
+    return conv_patches.at_once(chain[1]) * math.prod(chain[-1][2:]) if few else 0
 
 
 def _shares(node: Node, chain: Sequence[Shape]) -> int:
@@ -218,10 +216,9 @@ def _shares(node: Node, chain: Sequence[Shape]) -> int:
 
 def _phrased_workspace(node: Node, chain: Sequence[Shape]) -> int:
     """Count what the most expensive phrasing keeps of a row: see chiron.graph.phrasing."""
-    columns = 2 * _columns(chain)
-    by_places = (
-        _conv_workspace(node, chain) + _shares(node, chain) + columns + (volume(chain[-1]) if columns else 0)
-    )
+    columns = _columns(chain)
+    by_windows = 2 * columns + volume(chain[-1]) if columns else 0
+    by_places = _conv_workspace(node, chain) + _shares(node, chain) + by_windows
     return max(by_places, conv_winograd.workspace(chain[0][1:], chain[1], chain[-1][1:]))
 
 

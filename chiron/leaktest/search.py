@@ -121,7 +121,7 @@ def search(
     try:
         compare()
     except _FoundError:
-        pass
+        pass  # the report has it
     finally:
         gc.unfreeze()
     report.seconds = time.monotonic() - began
