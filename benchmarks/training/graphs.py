@@ -8,6 +8,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from benchmarks.training.nets import Average, Conv, Dense, Flatten, Pool, Relu, Residual
+from chiron.graph import GraphLimits, TensorSpec, admit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.training.nets import Layer, Net
+    from chiron.graph import AdmittedGraph
 
 EPSILON = 1e-5
+LIMITS = GraphLimits(max_bytes=1 << 30, max_parameters=1 << 28, max_activation_bytes=1 << 36)
 
 
 class _Writer:
@@ -87,3 +90,15 @@ def encoded(net: Net, *, seed: int = 0) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     data: bytes = model.SerializeToString()
     return data
+
+
+def admitted(net: Net, *, seed: int = 0) -> AdmittedGraph:
+    """Return a network as admission leaves it."""
+    return admit(encoded(net, seed=seed), TensorSpec(net.shape, net.classes), limits=LIMITS)
+
+
+def random_batch(net: Net, batch: int, *, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return rows, float32 of shape (batch, *shape), and targets, int64 of shape (batch,)."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(batch, *net.shape)).astype(np.float32)
+    return x, random.integers(0, net.classes, batch)

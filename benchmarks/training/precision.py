@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.training.chiron_worker import LIMITS
-from benchmarks.training.graphs import encoded
+from benchmarks.training.graphs import admitted, random_batch
 from benchmarks.training.nets import NETS
-from chiron.graph import StockEngine, TensorSpec, admit
+from chiron.graph import StockEngine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,10 +34,8 @@ BATCH = 64
 def sample_of(name: str, *, seed: int, batch: int = BATCH) -> dict[str, Any]:
     """Return a network's name, the parameters it trains, random rows and targets, and our gradient."""
     net = NETS[name]
-    graph = admit(encoded(net, seed=seed), TensorSpec(net.shape, net.classes), limits=LIMITS)
-    random = np.random.default_rng(seed)
-    x = random.normal(size=(batch, *net.shape)).astype(np.float32)
-    y = random.integers(0, net.classes, batch)
+    graph = admitted(net, seed=seed)
+    x, y = random_batch(net, batch, seed=seed)
     engine = StockEngine(graph, batch=batch, threads=1)
     engine.run(x, y)
     trained = np.concatenate([np.arange(len(graph.initial))[parameter.span] for parameter in graph.trained])
